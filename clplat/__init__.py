@@ -1,0 +1,3 @@
+"""clplat: continual learning on sequences."""
+
+__version__ = "0.1.0"

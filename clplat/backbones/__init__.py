@@ -1,0 +1,1 @@
+"""Sequence backbones: encoders, blocks, mixers by family and the pure functions under them."""

@@ -1,0 +1,1 @@
+"""Softmax attention: keys and values as state."""

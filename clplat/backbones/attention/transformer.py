@@ -1,0 +1,92 @@
+"""The causal transformer with a key-value state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clplat.backbones.base import State, in_reference_form, require
+from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
+from clplat.backbones.ops.attention import attention, attention_loop, positions, rotate, visibility
+
+
+class SelfAttention(Mixer):
+    """Causal multi-head attention with rotary positions: (B, T, D) -> (B, T, D).
+
+    State, after P steps: ``key`` and ``value`` (B, heads, P, D / heads), keys already turned; ``live`` (B, P), False
+    for padding and for what lies before a sample's latest reset; ``position`` (B,), the next one to give out.
+
+    Args:
+        dim: D.
+        heads: number of heads; D / heads must be an even whole number.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        require(heads >= 1 and dim % (2 * heads) == 0, f"dim {dim} must be an even multiple of heads {heads}")
+        self.dim, self.heads = dim, heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, -1))
+        form = attention_loop if in_reference_form() else attention
+        B, T, _ = x_BTD.shape
+        if state is None and reset_BT is None and mask_BT is None:  # the same positions and sight for all samples
+            position_BT = torch.arange(T, device=x_BTD.device)[None]
+            q, k = rotate(q, position_BT), rotate(k, position_BT)
+            visible_BTS, live_BS = None, x_BTD.new_ones((B, T), dtype=torch.bool)
+            next_B = position_BT.new_full((B,), T)
+        else:
+            state = self.init_state(B, device=k.device, dtype=k.dtype) if state is None else state
+            reset_BT = x_BTD.new_zeros((B, T), dtype=torch.bool) if reset_BT is None else reset_BT
+            mask_BT = x_BTD.new_ones((B, T), dtype=torch.bool) if mask_BT is None else mask_BT
+            position_BT, next_B = positions(state["position"], reset_BT, mask_BT)
+            visible_BTS, live_BS = visibility(state["live"], reset_BT, mask_BT)
+            q, k = rotate(q, position_BT), rotate(k, position_BT)
+            k = torch.cat([state["key"].to(k.dtype), k], 2)
+            v = torch.cat([state["value"].to(v.dtype), v], 2)
+        y_BTD = self.out(join_heads(form(q, k, v, visible_BTS)))
+        return y_BTD, {"key": k, "value": v, "live": live_BS, "position": next_B}
+
+    def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
+        empty = torch.zeros((batch, self.heads, 0, self.dim // self.heads), device=device, dtype=dtype)
+        return {
+            "key": empty,
+            "value": empty.clone(),
+            "live": torch.zeros((batch, 0), device=device, dtype=torch.bool),
+            "position": torch.zeros(batch, device=device, dtype=torch.long),
+        }
+
+    def state_size(self, T: int) -> int:
+        return T * (2 * self.dim + 1) + 1
+
+
+class Transformer(Stack):
+    """Causal transformer (Vaswani et al. 2017, arXiv 1706.03762), pre-norm, rotary positions, GELU, no token embedding.
+
+    (B, T, input_size) -> (B, T, dim). The state holds the keys and values of every step so far, so it grows with T;
+    see :class:`SelfAttention`. Two samples' states can be joined when they come from equally many steps.
+
+    Args:
+        dim: width of the residual stream; an even multiple of heads.
+        heads: attention heads in each block.
+        layers: number of blocks.
+        ratio: width of the blocks' MLPs in units of dim.
+        dropout: probability that a value of a residual branch is dropped in training.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        dim: int = 64,
+        heads: int = 4,
+        layers: int = 2,
+        ratio: float = 2.0,
+        dropout: float = 0.0,
+    ) -> None:
+        mixers = [SelfAttention(dim, heads) for _ in range(layers)]
+        super().__init__(input_size, dim=dim, mixers=mixers, ratio=ratio, dropout=dropout)

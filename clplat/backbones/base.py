@@ -1,0 +1,120 @@
+"""The backbone contract: batch first, state in and state out, nothing hidden.
+
+A backbone maps ``x_BTD`` (B samples, T steps, D = ``input_size``) to ``y`` of shape (B, T, ``output_size``) and hands
+back its state. A state is a pytree (dicts, lists, tuples) of tensors whose first dimension is B, and nothing else: it
+can be detached, cut by sample, reset by a mask, moved and saved. Fast weights are per-sample state, never parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clplat.errors import UsageError
+
+State = Any  # a pytree of tensors, batch first
+
+_reference: ContextVar[bool] = ContextVar("reference_form", default=False)
+
+
+@contextlib.contextmanager
+def reference_form() -> Iterator[None]:
+    """Inside, every backbone runs its naive loop: slow, plain, and safe under ``torch.func`` transforms."""
+    token = _reference.set(True)
+    try:
+        yield
+    finally:
+        _reference.reset(token)
+
+
+def in_reference_form() -> bool:
+    """Whether the caller is inside :func:`reference_form`."""
+    return _reference.get()
+
+
+class Backbone(nn.Module):
+    """Base class of all backbones.
+
+    Subclasses take ``input_size`` first and their options as keyword-only arguments, and set ``output_size``.
+
+    Attributes:
+        causal: output t depends on inputs up to t only.
+        sequential: the order of the T steps matters; a non-sequential network treats each step by itself.
+        input_size: D.
+        output_size: D'.
+    """
+
+    causal: ClassVar[bool] = True
+    sequential: ClassVar[bool] = True
+    input_size: int
+    output_size: int
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        state: State = None,
+        *,
+        reset_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Run over T steps.
+
+        Args:
+            x_BTD: inputs; T may be 1 or more, B may be 0.
+            state: what an earlier call returned, or None for the initial state.
+            reset_BT: True where a new sequence begins: before that step the sample's state is the initial one. So two
+                sequences packed into one row give what they give alone.
+            mask_BT: False where a step is padding: it leaves the state as it was and its output is zero. What x holds
+                there does not matter, not even if it is NaN. Where a step is padding and a reset, the reset holds.
+
+        Returns:
+            ``(y, state)``: y of shape (B, T, D'), and the state after the last step.
+        """
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
+        """The state before the first step for ``batch`` samples; by default where and what the parameters are."""
+        raise TypeError(f"{type(self).__name__} does not define init_state")
+
+    def state_size(self, T: int) -> int:
+        """Number of elements in one sample's state after T steps."""
+        raise TypeError(f"{type(self).__name__} does not define state_size")
+
+
+def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
+    """Apply ``function`` to each tensor of a state, ``map_state(Tensor.detach, state)``, or to those of several
+    states of one structure, tensor by tensor."""
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else function(state, *others)
+    if isinstance(state, dict):
+        return {key: map_state(function, part, *(other[key] for other in others)) for key, part in state.items()}
+    return type(state)(map_state(function, *parts) for parts in zip(state, *others, strict=True))
+
+
+def state_tensors(state: State) -> list[Tensor]:
+    """The tensors of a state in order."""
+    if state is None or isinstance(state, Tensor):
+        return [] if state is None else [state]
+    parts = state.values() if isinstance(state, dict) else state
+    return [tensor for part in parts for tensor in state_tensors(part)]
+
+
+def select_rows(condition_B: Tensor, yes: State, no: State) -> State:
+    """For each sample the state ``yes`` where the condition holds, else ``no``."""
+    return map_state(lambda a, b: torch.where(condition_B.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
+
+
+def blank(x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Zeros where a step is padding. Done to inputs too, so that no value there, even NaN, reaches a gradient."""
+    return x_BTD if mask_BT is None else x_BTD.masked_fill(~mask_BT[..., None], 0)
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise :class:`UsageError` with ``message`` unless the condition on the options holds."""
+    if not holds:
+        raise UsageError(message)

@@ -1,0 +1,1 @@
+"""Linear attention: a matrix per head as state."""

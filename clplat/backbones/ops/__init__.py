@@ -1,0 +1,1 @@
+"""Pure functions: a naive loop reference beside each parallel or chunked form."""

@@ -1,0 +1,1 @@
+"""Recurrent networks that must be run step by step."""

@@ -1,0 +1,181 @@
+"""From a resolved configuration to objects, and the questions whether they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clplat import registry
+from clplat.backbones.encoder import encoded_shape
+from clplat.backbones.readout import readout_size
+from clplat.config import parts
+from clplat.errors import UsageError
+from clplat.heads.head import PerTaskHead, SharedHead
+from clplat.learner import Learner
+from clplat.randomness import derive
+from clplat.ranks import Ranks
+from clplat.scenario import Scenario, Spec
+from clplat.settings import EvalSettings, LearnerSettings, TrainerSettings
+from clplat.strategy import Combined, Strategy
+from clplat.tracking.record import Mirror
+
+
+@dataclass
+class Built:
+    """What a run consists of."""
+
+    learner: Learner
+    scenario: Scenario
+    eval_settings: EvalSettings
+    keep_optimizer_state: bool
+    warnings: list[str]
+
+
+def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
+    """Build everything that a configuration names.
+
+    Raises:
+        UsageError: parts that do not fit, with the reason and what would.
+    """
+    seed = int(config["seed"])
+    trainer = TrainerSettings(**_options(config["trainer"]))
+    _check(trainer)
+    scenario = registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"]))
+    torch.default_generator.manual_seed(derive(seed, "init"))
+    strategy = build_strategy(config["strategy"])
+    learner_settings = LearnerSettings(**config["learner"])
+    entry = registry.find("backbone", config["backbone"]["name"])
+    encoder = _encoder(learner_settings.encoder, entry.info.get("encoder"), scenario.spec)
+    T, D = encoded_shape(encoder, scenario.spec.shape)
+    backbone = entry.build(D, **_options(config["backbone"]))
+    readout = learner_settings.readout
+    if readout == "auto":
+        readout = entry.info.get("readout", "last")
+    features = readout_size(readout, T, backbone.output_size)
+    make = registry.find("optimizer", config["optimizer"]["name"]).load()
+    optimizer_options = _options(config["optimizer"])
+    learner = Learner(
+        backbone,
+        _head(learner_settings.head, features, scenario),
+        strategy,
+        encoder=encoder,
+        readout=readout,
+        settings=trainer,
+        make_optimizer=lambda groups: make(groups, **optimizer_options),
+        seed=seed,
+        ranks=ranks,
+    )
+    if trainer.precision == "64":
+        learner.double()
+    return Built(
+        learner,
+        scenario,
+        EvalSettings(**config["eval"]),
+        bool(optimizer_options.get("keep_state", False)),
+        pairing(strategy, scenario.spec, ranks.world),
+    )
+
+
+def build_strategy(section: Mapping[str, Any]) -> Strategy:
+    """One strategy, or several as one."""
+    built: dict[str, Strategy] = {}
+    for name, options in parts(section):
+        built[name] = registry.find("strategy", name).build(**options)
+        built[name].name = name
+    if len(built) == 1:
+        return next(iter(built.values()))
+    return Combined({name.replace(".", "_"): strategy for name, strategy in built.items()})
+
+
+def build_mirrors(section: Mapping[str, Any]) -> list[Mirror]:
+    """The mirrors that ``--logger`` names."""
+    return [registry.find("logger", name).build(**options) for name, options in parts(section)]
+
+
+def pairing(strategy: Strategy, spec: Spec, world: int = 1) -> list[str]:
+    """Warnings about a pairing of strategy and scenario that is known not to work well.
+
+    Raises:
+        UsageError: the pairing is impossible; says why, and what would fit.
+    """
+    each: Sequence[Strategy] = list(strategy) if isinstance(strategy, Combined) else [strategy]
+    given = {"task-labels": spec.setting == "task", "boundaries": spec.boundaries, "classes": spec.target == "class"}
+    remedy = {
+        "task-labels": "choose a task-incremental stream, e.g. --scenario split-digits scenario.setting=task",
+        "boundaries": "choose a stream with experience boundaries",
+        "classes": "choose a classification scenario",
+    }
+    problems = []
+    for part in each:
+        for need in part.needs:
+            if not given.get(need, False):
+                problems.append(f"{part.name} needs {need}, which this scenario does not give: {remedy.get(need, '')}")
+        if world > 1 and not part.distributed:
+            problems.append(f"{part.name} cannot run on several ranks: use trainer.devices=1")
+    if problems:
+        raise UsageError(*problems)
+    hopeless = [part.name for part in each if spec.setting in part.hopeless]
+    if hopeless and len(hopeless) == len(each):
+        names = "+".join(hopeless)
+        return [
+            f"warning: {names} alone is known to forget nearly everything when classes come one after another; rehearsal "
+            f"helps: --strategy er, or {names}+er"
+        ]
+    return []
+
+
+def _options(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "name"}
+
+
+def _encoder(wanted: str, backbones_own: str | None, spec: Spec) -> str:
+    """The encoder asked for, or the first that fits the samples: the backbone's, the scenario's, one flat vector."""
+    if wanted != "auto":
+        return wanted
+    for name in (backbones_own, spec.encoder):
+        if name:
+            try:
+                encoded_shape(name, spec.shape)
+            except UsageError:
+                continue
+            return name
+    return "vectors"
+
+
+def _head(wanted: str, features: int, scenario: Scenario) -> torch.nn.Module:
+    spec = scenario.spec
+    if wanted == "per-task" and spec.setting != "task":
+        raise UsageError(
+            "learner.head=per-task needs task labels, which this scenario does not give: choose a task-incremental "
+            "stream, e.g. --scenario split-digits scenario.setting=task"
+        )
+    if wanted == "shared" or spec.setting != "task":
+        return SharedHead(features, spec.classes)
+    return PerTaskHead(features, spec.classes_per_task or (spec.classes,) * scenario.tasks)
+
+
+def _check(trainer: TrainerSettings) -> None:
+    """Numbers that make no sense, all at once."""
+    least = {
+        "max_epochs": 1,
+        "batch_size": 1,
+        "accumulate": 1,
+        "devices": 1,
+        "keep_last": 1,
+        "log_every": 1,
+        "dispatch": 1,
+    }
+    problems = [
+        f"trainer.{name}={getattr(trainer, name)}: at least {low} is needed"
+        for name, low in {**least, "checkpoint_every": 0}.items()
+        if getattr(trainer, name) < low
+    ]
+    if trainer.clip is not None and trainer.clip <= 0:
+        problems.append(f"trainer.clip={trainer.clip}: must be positive, or null for no clipping")
+    if trainer.threads is not None and trainer.threads < 1:
+        problems.append(f"trainer.threads={trainer.threads}: at least 1 is needed")
+    if problems:
+        raise UsageError(*problems)

@@ -1,0 +1,55 @@
+"""The flags that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clplat import config, registry
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Any key of the configuration; goes before all else."),
+]
+FilesAndOverrides = Annotated[list[str] | None, typer.Argument(metavar="FILE|SECTION.KEY=VALUE", help="What to check.")]
+Strategy = Annotated[
+    str | None, typer.Option("--strategy", metavar="NAME", help="How to learn without forgetting; a+b combines.")
+]
+Backbone = Annotated[str | None, typer.Option("--backbone", metavar="NAME", help="The sequence model.")]
+Scenario = Annotated[str | None, typer.Option("--scenario", metavar="NAME", help="The stream of experiences.")]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", metavar="NAME", help="The optimiser.")]
+Trainer = Annotated[str | None, typer.Option("--trainer", metavar="NAME", help="How and where to train.")]
+Logger = Annotated[str | None, typer.Option("--logger", metavar="NAME", help="A mirror of the record; a+b combines.")]
+Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Start from a preset.")]
+Config = Annotated[
+    list[Path] | None, typer.Option("--config", metavar="FILE", help="A YAML file; repeatable, later ones win.")
+]
+ConfigDir = Annotated[
+    list[Path] | None,
+    typer.Option("--config-dir", metavar="DIR", help="A folder of entries of your own, shaped like conf/; repeatable."),
+]
+Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="What all randomness is derived from.")]
+Devices = Annotated[str | None, typer.Option("--devices", metavar="N", help="Ranks; short for trainer.devices=N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]  # read by app.run
+
+
+def examples(*commands: str) -> str:
+    r"""The end of a help text; ``\b`` keeps click from joining the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def compose(
+    overrides: Sequence[str] | None,
+    preset: str | None,
+    files: Sequence[Path] | None,
+    folders: Sequence[Path] | None,
+    **named: str | None,
+) -> dict[str, Any]:
+    """The configuration that a command line asks for."""
+    for folder in folders or ():
+        registry.add_config_dir(folder)
+    return config.compose(overrides or (), preset=preset, files=files or (), flags=named)

@@ -1,0 +1,60 @@
+"""``clplat list``: what can be chosen by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from clplat import registry
+from clplat.cli import flags, output
+from clplat.errors import UsageError, suggestion
+
+KINDS = {("strategies" if group == "strategy" else f"{group}s"): group for group in registry.GROUPS}
+EPILOG = flags.examples("clplat list", "clplat list strategies", "clplat list backbones --json")
+
+
+def listing(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}; all if left out.")
+    ] = None,
+    as_json: flags.Json = False,
+    config_dir: flags.ConfigDir = None,
+) -> None:
+    """List what can be chosen by name."""
+    for folder in config_dir or ():
+        registry.add_config_dir(folder)
+    if kind is not None and kind not in KINDS and kind not in KINDS.values():
+        raise UsageError(f"there is nothing called '{kind}' to list.{suggestion(kind, KINDS)}")
+    groups = list(KINDS.values()) if kind is None else [KINDS.get(kind, kind)]
+    entries = [entry for group in groups for entry in registry.entries(group).values()]
+    summaries = {(entry.group, entry.name): registry.summary(entry) for entry in entries}
+    if as_json:
+        rows = [
+            {
+                "group": entry.group,
+                "name": entry.name,
+                "summary": summaries[entry.group, entry.name],
+                "target": entry.target,
+                "info": entry.info,
+            }
+            for entry in entries
+        ]
+        print(json.dumps(rows, indent=2))
+    elif kind is None:
+        rows_all = [(entry.group, entry.name, summaries[entry.group, entry.name]) for entry in entries]
+        output.table(("kind", "name", ""), rows_all)
+    else:
+        families = any("family" in entry.info for entry in entries)
+        output.table(
+            ("name", *(("family",) if families else ()), ""),
+            [
+                (
+                    entry.name,
+                    *((str(entry.info.get("family", "")),) if families else ()),
+                    summaries[entry.group, entry.name],
+                )
+                for entry in entries
+            ],
+        )

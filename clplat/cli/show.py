@@ -1,0 +1,111 @@
+"""``clplat show``: what one entry is and what can be set."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from clplat import config, registry
+from clplat.cli import flags, output
+from clplat.errors import UsageError, suggestion
+from clplat.options import plain, shown, spell
+from clplat.registry import Entry
+
+EPILOG = flags.examples(
+    "clplat show ewc", "clplat show default --group trainer", "clplat show run", "clplat show adam --json"
+)
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An entry, a section such as run, or a class of yours.")],
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="G", help="Its group, where a name is ambiguous.")
+    ] = None,
+    as_json: flags.Json = False,
+    config_dir: flags.ConfigDir = None,
+) -> None:
+    """Show an entry and its options.
+
+    Each option with its type, default and meaning, and an example of how to use the entry.
+    """
+    for folder in config_dir or ():
+        registry.add_config_dir(folder)
+    entry = _find(name, group)
+    if as_json:
+        print(json.dumps(_as_dict(entry), indent=2))
+        return
+    print(f"{entry.group} {entry.name}" if entry.group != entry.name else f"section {entry.name}")
+    if entry.summary:
+        print(f"  {entry.summary}")
+    for key, value in entry.info.items():
+        print(f"  {key}: {shown(value)}")
+    if entry.target:
+        print(f"  from {entry.target}")
+    print()
+    if entry.group == "preset":
+        print(entry.path.read_text(encoding="utf-8") if entry.path else "")
+    elif entry.options:
+        output.table(
+            ("option", "type", "default", ""),
+            [
+                (o.name, spell(o.type), "(required)" if o.required else shown(o.default), o.doc)
+                for o in entry.options.values()
+            ],
+        )
+    else:
+        print("no options")
+    print(f"\nExample: {_example(entry)}")
+
+
+def _find(name: str, group: str | None) -> Entry:
+    if group is not None:
+        if group in config.SETTINGS and group == name:
+            return config.SETTINGS[name]
+        return registry.find(group, name)
+    if ":" in name:
+        raise UsageError(f"'{name}' may be anything; say which with --group ({', '.join(registry.GROUPS)})")
+    found = {g: registry.names(g) for g in registry.GROUPS}
+    holders = [g for g, names in found.items() if name in names]
+    if len(holders) > 1:
+        raise UsageError(f"'{name}' is the name of a {' and of a '.join(holders)}; say which with --group")
+    if holders:
+        return registry.find(holders[0], name)
+    if name in config.SETTINGS:
+        return config.SETTINGS[name]
+    every = {*config.SETTINGS, *(n for names in found.values() for n in names)}
+    raise UsageError(f"there is nothing called '{name}'.{suggestion(name, every)}")
+
+
+def _as_dict(entry: Entry) -> dict[str, Any]:
+    return {
+        "group": entry.group,
+        "name": entry.name,
+        "summary": entry.summary,
+        "target": entry.target,
+        "info": entry.info,
+        "options": [
+            {
+                "name": option.name,
+                "type": spell(option.type),
+                "default": plain(option.default),
+                "choices": plain(option.choices),
+                "required": option.required,
+                "doc": option.doc,
+            }
+            for option in entry.options.values()
+        ],
+        **({"config": entry.overrides} if entry.group == "preset" else {}),
+    }
+
+
+def _example(entry: Entry) -> str:
+    """A command that uses the entry and sets its first option."""
+    flag = "" if entry.name in config.SETTINGS else f" --{entry.group} {shlex.quote(entry.name)}"
+    option = next(iter(entry.options.values()), None)
+    if option is None:
+        return f"clplat fit{flag}"
+    value = spell(option.type) if option.required else shown(option.default)
+    return f"clplat fit{flag} {shlex.quote(f'{entry.group}.{option.name}={value}')}"

@@ -1,0 +1,258 @@
+"""The learner: encoder, backbone, readout and head, trained as a strategy says.
+
+It is a LightningModule. Lightning drives the epoch, precision and devices; one call of ``training_step`` runs a range of
+optimiser steps ("dispatch"), because Lightning's bookkeeping per call costs as much as a small network's whole step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from clplat import faults, randomness, signals
+from clplat.backbones.base import Backbone, State
+from clplat.backbones.encoder import encode
+from clplat.backbones.readout import read
+from clplat.batch import Batch
+from clplat.errors import ClplatError, RunFailedError
+from clplat.ranks import Ranks
+from clplat.scenario import Experience, TensorData
+from clplat.settings import TrainerSettings
+from clplat.strategy import Strategy
+
+if TYPE_CHECKING:
+    from clplat.steps import Steps
+
+
+class Preempted(ClplatError):  # noqa: N818 - not an error of anybody's
+    """A signal asked the run to stop; all ranks raise this at the same place."""
+
+
+@dataclass
+class Output:
+    """What the network makes of a batch: logits (N, C), the features (N, F) that the head saw, the backbone's state."""
+
+    logits: Tensor
+    features: Tensor
+    state: State = None
+
+
+@dataclass
+class StepReport:
+    """What one optimiser step did, for records: the global values are made only when somebody asks."""
+
+    step: int
+    terms: dict[str, Tensor]
+
+
+class Learner(pl.LightningModule):
+    """Encoder, backbone, readout, head and strategy.
+
+    Args:
+        backbone: the network with sequence memory.
+        head: from features to logits, called with (features, task).
+        strategy: how it learns.
+        encoder, readout: names, see ``backbones.encoder`` and ``backbones.readout``.
+        settings: how an experience is trained.
+        make_optimizer: builds the optimiser from parameter groups.
+        seed: of the whole run; all randomness is derived from it.
+        ranks: the processes of the run.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        strategy: Strategy,
+        *,
+        encoder: str,
+        readout: str,
+        settings: TrainerSettings,
+        make_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        seed: int = 0,
+        ranks: Ranks | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone, self.head, self.strategy = backbone, head, strategy
+        self.encoder, self.readout, self.settings = encoder, readout, settings
+        self.make_optimizer, self.seed = make_optimizer, seed
+        self.ranks = ranks or Ranks()
+        self.step = 0  # optimiser steps over the whole run
+        self.experience: Experience | None = None
+        self.data: TensorData | None = None  # what is being trained on, on this rank's device
+        self.steps: Steps | None = None  # the phase that is running
+        self.restore_optimizer: dict[str, Any] | None = None
+        # What the loop hangs in: after each optimiser step, and when a signal asks for a checkpoint between two.
+        self.on_step: Callable[[StepReport], None] = lambda report: None
+        self.save: Callable[[], None] = lambda: None
+
+    # --- the network
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Logits (N, C) for samples (N, ...) of the given tasks, in evaluation form."""
+        return self.output(x, task, predict=True).logits
+
+    def output(self, x: Tensor, task: Tensor, *, predict: bool = False) -> Output:
+        """Run the network through the strategy's ``forward`` (or ``predict``)."""
+        call = self.strategy.predict if predict else self.strategy.forward
+        y_BTD, state = call(self, encode(self.encoder, x), task, None)
+        features = read(self.readout, y_BTD)
+        return Output(self.head(features, task), features, state)
+
+    def base_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy for each row, (N,)."""
+        return nnf.cross_entropy(logits, y, reduction="none")
+
+    def network(self) -> dict[str, nn.Parameter]:
+        """The parameters of backbone and head by name: what a weight regulariser protects, without the strategy's own."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("strategy.")}
+
+    # --- what strategies use
+
+    def generator(self, purpose: str, *numbers: int) -> torch.Generator:
+        """A generator that depends on the run's seed, the purpose and the numbers, and on nothing else."""
+        return randomness.generator(self.seed, purpose, *numbers)
+
+    def batches(self, data: TensorData, size: int = 256) -> Iterator[slice]:
+        """Cut a data set into batches and yield those that are this rank's, for a sum over all of the data.
+
+        Whole batches go to the ranks in turn, so that a batch is the same on one rank and on N. Looks out for signals
+        in between, on all ranks alike.
+        """
+        for number, start in enumerate(range(0, len(data), size)):
+            self.poll()
+            if number % self.ranks.world == self.ranks.rank:
+                yield slice(start, min(start + size, len(data)))
+
+    def poll(self) -> None:
+        """Stop here if a signal came: call it in long loops, on all ranks alike. Raises :class:`Preempted`."""
+        faults.point("poll")
+        if self.ranks.any(signals.requested() is not None):
+            raise Preempted("stopped by a signal")
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode, no gradients, the run's precision."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), self.autocast():
+                yield
+        finally:
+            self.train(training)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which the network computes outside Lightning's own steps."""
+        if self.settings.precision == "bf16-mixed":
+            return torch.autocast(self.ranks.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    # --- training
+
+    def learning_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups: the phase's own, or the network's and the strategy's that are trainable."""
+        assert self.steps is not None
+        if self.steps.phase.parameters is not None:
+            return [{"params": list(self.steps.phase.parameters)}]
+        groups = [{"params": list(self.network().values())}, *self.strategy.param_groups(self)]
+        chosen = self.strategy.trainable(self)
+        if chosen is not None:
+            kept = {id(p) for p in chosen}
+            groups = [{**group, "params": [p for p in group["params"] if id(p) in kept]} for group in groups]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.learning_groups())
+
+    def on_fit_start(self) -> None:
+        """Optimisers exist now: put back what a checkpoint, or the experience before, kept of them."""
+        if self.restore_optimizer is not None:
+            self._optimizer().load_state_dict(self.restore_optimizer)
+            self.restore_optimizer = None
+
+    def on_train_start(self) -> None:
+        signals.install()  # Lightning has put its own SIGTERM handler in place, which would end the epoch
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """State of the optimiser of the phase that is running."""
+        return self._optimizer().state_dict()
+
+    def training_step(self, positions: tuple[int, int], batch_idx: int) -> None:
+        """Run the optimiser steps of a range of positions in the phase's step stream."""
+        assert self.steps is not None
+        optimizer = self._optimizer()
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        losses: list[Tensor] = []
+        for position in range(*positions):
+            losses.append(self._one_step(optimizer, learning, position))
+            if self.ranks.world == 1 and signals.requested() is not None:
+                break  # several ranks agree at the end of the range instead
+        finite = torch.stack(losses).isfinite()
+        if self.ranks.any(not bool(finite.all())):
+            bad = int(finite.int().argmin()) if not bool(finite.all()) else 0
+            raise RunFailedError(
+                f"the loss is not finite at step {self.step - len(losses) + bad + 1} (experience "
+                f"{self.steps.experience.current_experience}, phase {self.steps.phase.name}); a smaller optimizer.lr or "
+                "trainer.clip may help. The last checkpoint is kept"
+            )
+        if self.ranks.any(signals.requested() is not None):
+            self.save()
+            raise Preempted("stopped by a signal")
+
+    def _one_step(self, optimizer: torch.optim.Optimizer, learning: list[nn.Parameter], position: int) -> Tensor:
+        """One optimiser step; returns this rank's share of the loss, without gradient."""
+        assert self.steps is not None
+        faults.point("step")
+        seed = randomness.derive(self.seed, "step", self.step)
+        torch.default_generator.manual_seed(seed)  # for randomness that is not ours; never drawn per rank by us
+        if self.ranks.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        own_loss = self.steps.phase.loss
+        terms: dict[str, Tensor] = {}
+        batches = self.steps.batches(position, self.step, self.ranks)
+        for batch in batches:
+            if own_loss is None:
+                batch = self.strategy.rehearse(self, batch)
+            with randomness.noise(randomness.Noise(self.seed, batch.rows, self.step, batch.micro)):
+                if own_loss is None:
+                    output = self.output(batch.x, batch.task)
+                    found = {"loss": self.strategy.base_loss(self, batch, output)}
+                    found.update(self.strategy.loss(self, batch, output))
+                else:
+                    found = {"loss": own_loss(self, batch)}
+            shares = {
+                name: (batch.reduce(value) if value.ndim else value / self.ranks.world) / len(batches)
+                for name, value in found.items()
+            }
+            total = torch.stack(list(shares.values())).sum() if len(shares) > 1 else shares["loss"]
+            self.manual_backward(total)
+            for name, share in shares.items():
+                terms[name] = terms[name] + share.detach() if name in terms else share.detach()
+            if own_loss is None:
+                self.strategy.observe(self, batch, Output(output.logits.detach(), output.features.detach()))
+        self.ranks.sum_gradients(learning)
+        if own_loss is None:
+            self.strategy.edit_gradients(self)
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(learning, self.settings.clip)
+        optimizer.step()
+        self.zero_grad(set_to_none=True)  # all of them: also those that do not learn now
+        self.step += 1
+        if own_loss is None:
+            self.strategy.after_step(self, batch)
+        self.steps.position = position + 1
+        self.on_step(StepReport(self.step, terms))
+        return torch.stack(list(terms.values())).sum()

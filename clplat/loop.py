@@ -1,0 +1,301 @@
+"""The experience loop: what happens in a run, in order, and how it goes on after it was stopped anywhere.
+
+An experience is train (its phases), finish, evaluate. A checkpoint stands before ``finish`` and after it, and every
+``trainer.checkpoint_every`` optimiser steps inside training. Everything else, the order of samples, noise, which lines
+are in the record, follows from the checkpoint and the configuration alone.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clplat import checkpoint, evaluate, faults, lightning
+from clplat.errors import RunFailedError
+from clplat.learner import Learner, StepReport
+from clplat.metrics.summary import summary
+from clplat.randomness import derive
+from clplat.scenario import Experience, Scenario
+from clplat.settings import EvalSettings
+from clplat.state import stored_bytes, weights_sha256
+from clplat.steps import Steps
+from clplat.strategy import Phase
+from clplat.tracking.progress import Display, Silent
+from clplat.tracking.record import Record
+
+TRAIN, FINISH, EVALUATE = "train", "finish", "evaluate"
+
+
+class Run:
+    """One run of a learner through a scenario.
+
+    Args:
+        learner, scenario: what learns from what.
+        eval_settings: what is evaluated after each experience.
+        run_dir: where checkpoints are read from, on every rank; None keeps none.
+        record: where the run is written down, by the first rank; one that has no directory writes nothing.
+        keep_optimizer_state: carry the optimiser's state from experience to experience.
+        show: shows progress.
+        config: the resolved configuration, for checkpoints and mirrors.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        scenario: Scenario,
+        *,
+        eval_settings: EvalSettings,
+        run_dir: Path | None = None,
+        record: Record | None = None,
+        keep_optimizer_state: bool = False,
+        show: Display | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.learner, self.scenario, self.eval_settings = learner, scenario, eval_settings
+        self.run_dir, self.record = run_dir, record or Record(None)
+        self.show: Display = show or Silent()
+        self.keep_optimizer_state = keep_optimizer_state
+        self.config = dict(config or {})
+        self.settings, self.ranks = learner.settings, learner.ranks
+        self.dtype = next(learner.parameters()).dtype
+        # Where the run stands; all of it goes into checkpoints.
+        self.number, self.marker, self.phase, self.position = 0, TRAIN, 0, 0
+        self.matrix: list[list[float | None]] = []
+        self.baseline: list[float | None] | None = None
+        self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
+        self.train_seconds = 0.0
+        self._train_started: float | None = None
+        self._resumed_optimizer: dict[str, Any] | None = None
+        self._adapted = -1
+        learner.on_step, learner.save = self._on_step, self._save
+
+    # --- the run
+
+    def execute(self) -> dict[str, Any]:
+        """Run from the newest good checkpoint, or from the start, to the end; returns what ``results.json`` holds.
+
+        Raises:
+            Preempted: a signal came; a checkpoint says where to go on.
+            RunFailedError: the loss is not finite, or the run directory cannot be written.
+        """
+        self.learner.to(self.ranks.device)
+        self._resume()
+        stream = self.scenario.train_stream
+        if self.baseline is None:
+            self.baseline = self._evaluate(-1, list(range(len(self.scenario.test_stream))))
+        while self.number < len(stream):
+            experience = stream[self.number]
+            if self.marker == TRAIN:
+                self._adapt_to(experience)
+                self._train(experience)
+                self.marker = FINISH
+                self._save()
+            if self.marker == FINISH:
+                self._finish(experience)
+                self.marker = EVALUATE
+                self._save()
+            which = evaluate.chosen(self.eval_settings.experiences, self.number + 1, len(self.scenario.test_stream))
+            self.matrix.append(self._evaluate(self.number, which))
+            self.number, self.marker, self.phase, self.position = self.number + 1, TRAIN, 0, 0
+        return self._results()
+
+    def _adapt_to(self, experience: Experience) -> None:
+        """Grow structure for an experience and let the strategy start; on resume both happened already."""
+        if self._adapted >= experience.current_experience:
+            return
+        self._adapt(experience)
+        self._seed("start", experience)
+        self.learner.strategy.start(self.learner, experience)
+
+    def _adapt(self, experience: Experience) -> None:
+        self._seed("adapt", experience)
+        self.learner.experience = experience
+        self.learner.strategy.adapt(self.learner, experience)
+        self.learner.to(self.ranks.device, self.dtype)
+        self._adapted = experience.current_experience
+
+    def _train(self, experience: Experience) -> None:
+        phases = list(self.learner.strategy.phases(self.learner, experience))
+        for number in range(self.phase, len(phases)):
+            self.phase = number
+            self._fit(phases[number], number, experience)
+            self.position = 0
+        self.phase = 0
+
+    def _fit(self, phase: Phase, number: int, experience: Experience) -> None:
+        learner = self.learner
+        data = (phase.data or experience.dataset).to(self.ranks.device, self.dtype)
+        steps = Steps(phase, number, experience, data, self.settings, learner.seed, self.position)
+        learner.data, learner.steps, learner.experience = data, steps, experience
+        main = phase.name == "train"
+        self.show.phase(
+            experience.current_experience, len(self.scenario.train_stream), phase.name, self.position, steps.total
+        )
+        if self.position < steps.total:
+            learner.restore_optimizer = self._resumed_optimizer
+            if self.position == 0 and main and self.keep_optimizer_state:
+                learner.restore_optimizer = self.carried
+            learner.train()
+            trainer = lightning.trainer(self.settings, self.ranks)
+            self._train_started = time.monotonic()
+            trainer.fit(learner, train_dataloaders=steps)
+            self.train_seconds += time.monotonic() - self._train_started
+            self._train_started = None
+            if main and self.keep_optimizer_state:
+                self.carried = trainer.optimizers[0].state_dict()
+            learner.to(self.ranks.device)  # Lightning takes it back to the CPU
+        self._resumed_optimizer = None
+        learner.data = learner.steps = None
+
+    def _finish(self, experience: Experience) -> None:
+        self.show.phase(experience.current_experience, len(self.scenario.train_stream), "finish", 0, 0)
+        self._seed("finish", experience)
+        self.learner.experience = experience
+        faults.point("finish")
+        self.learner.strategy.finish(self.learner, experience)
+        faults.point("finished")
+
+    def _evaluate(self, after: int, which: list[int]) -> list[float | None]:
+        """Evaluate and write down; ``after`` is -1 for the untrained network."""
+        started = time.monotonic()
+        self.show.phase(max(after, 0), len(self.scenario.train_stream), "evaluate", 0, 0)
+        found = evaluate.evaluate(self.learner, self.scenario.test_stream, which, self.eval_settings.batch_size)
+        metric = self.scenario.spec.metric
+        row: list[float | None] = [None] * len(self.scenario.test_stream)
+        for j, values in found.items():
+            row[j] = values[metric]
+        losses = {j: values["loss"] for j, values in found.items()}
+        line: dict[str, Any] = {"event": "evaluate", "experience": after, "step": self.learner.step, metric: row}
+        line["test_loss"] = [losses.get(j) for j in range(len(row))]
+        if after >= 0:
+            assert self.baseline is not None
+            line["summary"], _ = summary([*self.matrix, row], self.baseline, self.scenario.spec.direction)
+            seen = [value for value in row[: after + 1] if value is not None]
+            line["average_seen"] = sum(seen) / len(seen) if seen else None
+        self.record.log(**line)
+        self.record.timing(event="evaluate", experience=after, seconds=round(time.monotonic() - started, 4))
+        self.record.heartbeat(experience=self.number, step=self.learner.step)
+        if after >= 0:
+            known = {j: value for j, value in enumerate(row) if value is not None}
+            self.show.evaluated(after, len(self.scenario.train_stream), known, self.record.seconds)
+        return row
+
+    def _results(self) -> dict[str, Any]:
+        spec = self.scenario.spec
+        assert self.baseline is not None
+        values, reasons = summary(self.matrix, self.baseline, spec.direction)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.ranks.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.ranks.device)
+        state = self.learner.state_dict()
+        results = {
+            "status": "done",
+            "metric": spec.metric,
+            "direction": spec.direction,
+            "matrix": self.matrix,
+            "baseline": self.baseline,
+            "summary": values,
+            "reasons": reasons,
+            "steps": self.learner.step,
+            "parameters": sum(p.numel() for p in self.learner.parameters()),
+            "stored_bytes": stored_bytes(self.learner.strategy.state_dict()),
+            "weights_sha256": weights_sha256(state),
+            "seconds": round(self.record.seconds, 3),
+            "train_seconds": round(self.train_seconds, 3),
+            "peak_bytes": peak,
+        }
+        if self.ranks.first:
+            self.record.write("results.json", results)
+            self.record.status("done")
+        return results
+
+    # --- steps and checkpoints
+
+    def _seed(self, purpose: str, experience: Experience) -> None:
+        torch.default_generator.manual_seed(derive(self.learner.seed, purpose, experience.current_experience))
+
+    def _on_step(self, report: StepReport) -> None:
+        """After each optimiser step: the record, and a checkpoint when one is due."""
+        steps = self.learner.steps
+        assert steps is not None
+        self.position = steps.position
+        loss = None
+        if report.step % self.settings.log_every == 0:
+            terms = self._global(report)
+            loss = terms["loss"]
+            phase = steps.phase.name
+            self.record.log(event="train", experience=self.number, phase=phase, step=report.step, terms=terms)
+            self.record.heartbeat(experience=self.number, step=report.step)
+        self.show.advance(loss)
+        every = self.settings.checkpoint_every
+        if every and report.step % every == 0 and self.position < steps.total:
+            terms = self._global(report)
+            if not all(map(math.isfinite, terms.values())):
+                raise RunFailedError(
+                    f"the loss is not finite at step {report.step}: {terms}. The last checkpoint is kept"
+                )
+            self._save()
+
+    def _global(self, report: StepReport) -> dict[str, float]:
+        """The step's loss terms over all ranks."""
+        values = self.ranks.all_reduce(torch.stack([t.double() for t in report.terms.values()]))
+        return dict(zip(report.terms, values.tolist(), strict=True))
+
+    def _save(self) -> None:
+        """Write a checkpoint of the very moment: only between two optimiser steps, by the first rank."""
+        if self.ranks.first and self.record.run_dir is not None:
+            inside = self.marker == TRAIN and self.learner.steps is not None
+            now = time.monotonic()
+            training = self.train_seconds + (now - self._train_started if self._train_started else 0.0)
+            state = {
+                "model": self.learner.state_dict(),
+                "optimizer": self.learner.optimizer_state() if inside and self.position else None,
+                "carried": self.carried,
+                "progress": {
+                    "experience": self.number,
+                    "marker": self.marker,
+                    "phase": self.phase,
+                    "position": self.position,
+                    "step": self.learner.step,
+                    "matrix": self.matrix,
+                    "baseline": self.baseline,
+                    "lengths": self.record.lengths(),
+                    "seconds": self.record.seconds,
+                    "train_seconds": training,
+                },
+            }
+            folder = self.record.run_dir / "checkpoints"
+            keep = self.settings.keep_last
+            path = checkpoint.save(folder, state, experience=self.number, marker=self.marker, keep=keep)
+            self.record.timing(event="checkpoint", name=path.name, seconds=round(time.monotonic() - now, 4))
+
+    def _resume(self) -> None:
+        """Go to where the newest good checkpoint stands; with none, start with an empty record."""
+        found = checkpoint.newest(self.run_dir / "checkpoints") if self.run_dir is not None else None
+        self.ranks.barrier()  # nobody writes, or tidies up, before all have read
+        lengths: dict[str, int] = {}
+        seconds = 0.0
+        if found is not None:
+            progress = found.state["progress"]
+            self.number, self.marker = progress["experience"], progress["marker"]
+            self.phase, self.position = progress["phase"], progress["position"]
+            self.matrix, self.baseline = progress["matrix"], progress["baseline"]
+            self.train_seconds = progress["train_seconds"]
+            lengths, seconds = progress["lengths"], progress["seconds"]
+            for experience in self.scenario.train_stream[: self.number + 1]:
+                self._adapt(experience)
+            self.learner.load_state_dict(found.state["model"])
+            self.learner.to(self.ranks.device)
+            self.learner.step = progress["step"]
+            self._resumed_optimizer, self.carried = found.state["optimizer"], found.state["carried"]
+        self.record.begin(lengths, seconds, self.config)
+        if found is not None:
+            for problem in found.passed_over:
+                self.record.say(f"warning: {problem}")
+            self.record.say(f"going on from checkpoint {found.path.name} (step {self.learner.step})")

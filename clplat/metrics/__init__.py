@@ -1,0 +1,1 @@
+"""Metrics: accumulators per experience and what is derived from the accuracy matrix."""

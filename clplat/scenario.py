@@ -1,0 +1,129 @@
+"""A scenario is the stream of experiences a learner meets. The nouns are Avalanche's own.
+
+Streams are functions of (options, seed): the same seed gives the same index choices everywhere and the same bytes on
+one machine, on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Setting = Literal["class", "task", "domain"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a sample and a target are, and how success is measured.
+
+    Args:
+        shape: one sample's shape: (C, H, W) or (H, W) for an image, (T, D) for a sequence, (D,) for a vector.
+        classes: number of outputs of one head.
+        setting: class-, task- or domain-incremental (van de Ven et al. 2022). Task labels are given in ``task`` only.
+        classes_per_task: outputs that exist for each task where heads are per task and tasks are uneven.
+        boundaries: the learner is told when an experience ends.
+        encoder: how a sample is best read as a sequence.
+        target: what is predicted.
+        metric: the primary metric; direction says whether larger or smaller is better.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    setting: Setting
+    classes_per_task: tuple[int, ...] = ()
+    boundaries: bool = True
+    encoder: str = "rows"
+    target: Literal["class"] = "class"
+    metric: str = "accuracy"
+    direction: Literal["max", "min"] = "max"
+
+
+class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Samples held as tensors: x (N, ...), y (N,), task (N,). Batches are cut by index."""
+
+    def __init__(self, x: Tensor, y: Tensor, task: Tensor | int = 0) -> None:
+        self.x, self.y = x, y
+        self.task = torch.full((len(x),), task, dtype=torch.long) if isinstance(task, int) else task
+        if not len(self.x) == len(self.y) == len(self.task):
+            raise ValueError(f"{len(self.x)} samples, {len(self.y)} targets and {len(self.task)} task labels")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x[index], self.y[index], self.task[index]
+
+    def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """x, y and task of several samples."""
+        if isinstance(index, Tensor):
+            index = index.to(self.x.device)
+        return self.x[index], self.y[index], self.task[index]
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TensorData:
+        """The same samples on a device, floating-point inputs as ``dtype``."""
+        x = self.x.to(device, dtype if self.x.is_floating_point() else None)
+        return TensorData(x, self.y.to(device), self.task.to(device))
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A part of a stream, with its data.
+
+    Args:
+        dataset: the samples.
+        current_experience: its position in the stream, from 0.
+        task_label: which task it belongs to; 0 unless the setting gives task labels.
+        classes_in_this_experience: the class labels that occur in it.
+        origin_stream: train, valid or test.
+    """
+
+    dataset: TensorData
+    current_experience: int
+    task_label: int
+    classes_in_this_experience: tuple[int, ...]
+    origin_stream: str = "train"
+
+
+@dataclass
+class Scenario:
+    """Streams and what they consist of. Families subclass it or build one with :func:`from_tensors`."""
+
+    spec: Spec
+    train_stream: Sequence[Experience]
+    test_stream: Sequence[Experience]
+    valid_stream: Sequence[Experience] = field(default_factory=tuple)
+
+    settings: ClassVar[tuple[Setting, ...]] = ("class", "task", "domain")
+
+    @property
+    def tasks(self) -> int:
+        """Number of different task labels: one more than the largest."""
+        return 1 + max(experience.task_label for experience in self.train_stream)
+
+
+def stream(name: str, data: Sequence[TensorData]) -> tuple[Experience, ...]:
+    """Experiences from data sets in order; the task label is the one their samples carry."""
+    experiences = []
+    for i, part in enumerate(data):
+        labels = torch.unique(part.task)
+        if len(labels) != 1:
+            raise ValueError(f"experience {i} of the {name} stream has {len(labels)} task labels, not one")
+        classes = tuple(torch.unique(part.y).tolist())
+        experiences.append(Experience(part, i, int(labels), classes, name))
+    return tuple(experiences)
+
+
+def class_groups(classes: Sequence[int], experiences: int) -> list[list[int]]:
+    """Split classes into consecutive groups whose sizes differ by at most one, the larger first; none is lost."""
+    size, more = divmod(len(classes), experiences)
+    groups, start = [], 0
+    for i in range(experiences):
+        stop = start + size + (i < more)
+        groups.append(list(classes[start:stop]))
+        start = stop
+    return groups

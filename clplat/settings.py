@@ -1,0 +1,89 @@
+"""The sections of a configuration that are not chosen by name: plain dataclasses, no torch.
+
+The command line reads names, types, defaults, choices and the ``Args:`` text from here without importing anything
+heavy; the engine receives instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How an experience is trained.
+
+    Args:
+        max_epochs: passes over each experience's data.
+        batch_size: samples in one global batch, summed over all ranks.
+        accumulate: global batches whose gradients make one optimiser step.
+        clip: largest 2-norm of the whole gradient; null leaves it alone.
+        precision: number format; 64 is for exact comparisons, bf16-mixed for GPUs.
+        accelerator: where to compute; auto takes a GPU when there is one.
+        devices: number of ranks (processes), one device each.
+        threads: CPU threads of each rank; null leaves torch's own choice (divided among the ranks of one machine).
+        deterministic: refuse operations that are not deterministic.
+        checkpoint_every: optimiser steps between checkpoints inside an experience; 0 saves at its ends only.
+        keep_last: how many checkpoints to keep.
+        log_every: optimiser steps between training-loss records.
+        dispatch: optimiser steps that run in one call from Lightning; larger costs less overhead.
+        progress: show progress; auto shows bars on a terminal and plain lines elsewhere.
+    """
+
+    max_epochs: int = 5
+    batch_size: int = 32
+    accumulate: int = 1
+    clip: float | None = None
+    precision: Literal["32", "64", "bf16-mixed", "16-mixed"] = "32"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    threads: int | None = None
+    deterministic: bool = False
+    checkpoint_every: int = 200
+    keep_last: int = 2
+    log_every: int = 20
+    dispatch: int = 16
+    progress: Literal["auto", "bars", "lines", "none"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSettings:
+    """How samples reach the backbone and how its output becomes a prediction.
+
+    Args:
+        encoder: how a sample becomes a sequence of vectors; auto asks the backbone, then the scenario.
+        head: one head for all tasks or one for each; auto takes per-task when the scenario gives task labels.
+        readout: which steps of the output the head sees; auto asks the backbone.
+    """
+
+    encoder: Literal["auto", "rows", "pixels", "vectors"] = "auto"
+    head: Literal["auto", "shared", "per-task"] = "auto"
+    readout: Literal["auto", "last", "mean", "flatten"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """What is evaluated after each experience.
+
+    Args:
+        experiences: all; seen+next (those up to the next one); or the last k seen, as last-k. auto means all up to 50
+            experiences and seen+next beyond.
+        batch_size: samples in one evaluation batch.
+    """
+
+    experiences: str = "auto"
+    batch_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Where the run's record lies.
+
+    Args:
+        root: folder in which a run directory with a readable name is made.
+        dir: the run directory itself; goes before root.
+    """
+
+    root: str = "runs"
+    dir: str | None = None

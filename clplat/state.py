@@ -1,0 +1,86 @@
+"""Modules that remember: tensors as buffers that come back from a checkpoint as they were saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Remembering(nn.Module):
+    """A module whose buffers may be made at any time and in any shape: loading makes them as they were saved."""
+
+    def remember(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a dictionary of tensors as buffers; what was kept under the key before goes."""
+        for old in [name for name in self._buffers if name.startswith(key + ":")]:
+            del self._buffers[old]
+        for name, tensor in tensors.items():
+            self.register_buffer(f"{key}:{name.replace('.', '/')}", tensor.detach())
+
+    def recall(self, key: str) -> dict[str, Tensor]:
+        """What :meth:`remember` keeps under the key; empty if nothing."""
+        start = key + ":"
+        return {
+            name[len(start) :].replace("/", "."): tensor
+            for name, tensor in self._buffers.items()
+            if name.startswith(start) and tensor is not None
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        own = [key for key in state_dict if key.startswith(prefix) and "." not in key[len(prefix) :]]
+        saved = {key[len(prefix) :]: state_dict[key] for key in own if isinstance(state_dict[key], Tensor)}
+        for name in list(self._buffers):
+            if name not in saved and name not in self._non_persistent_buffers_set:
+                del self._buffers[name]
+        device = next((t.device for t in self.buffers()), None) or next((p.device for p in self.parameters()), None)
+        for name, tensor in saved.items():
+            if name not in self._parameters and name != "_extra_state":
+                self._buffers.pop(name, None)
+                self.register_buffer(name, tensor.clone() if device is None else tensor.to(device, copy=True))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def stored_bytes(state: Any) -> int:
+    """Bytes of all tensors in a nested state."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(map(stored_bytes, state.values()))
+    return sum(map(stored_bytes, state)) if isinstance(state, (list, tuple)) else 0
+
+
+def weights_sha256(state: Mapping[str, Any]) -> str:
+    """sha256 over a state dict sorted by name: name, dtype, shape and little-endian bytes of each tensor; anything else
+    (extra state) as canonical JSON with its tensors in the same form."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + b"\0")
+        value = state[name]
+        if isinstance(value, Tensor):
+            for piece in _tensor(value):
+                digest.update(piece)
+        else:
+            digest.update(json.dumps(_plain(value), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _tensor(tensor: Tensor) -> tuple[bytes, bytes]:
+    head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+    return head, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        head, body = _tensor(value)
+        return [head.decode(), hashlib.sha256(body).hexdigest()]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, (int, float, str, bool)) or value is None else repr(value)

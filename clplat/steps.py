@@ -1,0 +1,82 @@
+"""The step stream of one phase: all its optimiser steps in order, over all its epochs.
+
+For Lightning one phase is one epoch over this stream; the data's own epochs live inside it, so that there is a single
+position to save and nothing happens at an epoch's end that a resumed run would miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from clplat.batch import Batch, Part
+from clplat.randomness import generator
+from clplat.ranks import Ranks
+from clplat.scenario import Experience, TensorData
+from clplat.settings import TrainerSettings
+from clplat.strategy import Phase
+
+
+class Steps:
+    """Yields ranges (start, stop) of positions, ``trainer.dispatch`` at a time, from ``position`` on.
+
+    Args:
+        phase: what is trained.
+        number: the phase's place in its experience; the order of samples depends on it.
+        experience: which experience.
+        data: the samples, on this rank's device.
+        settings: batch size, epochs, accumulation.
+        seed: of the run.
+        position: steps done already.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        number: int,
+        experience: Experience,
+        data: TensorData,
+        settings: TrainerSettings,
+        seed: int,
+        position: int = 0,
+    ) -> None:
+        self.phase, self.number, self.experience, self.data = phase, number, experience, data
+        self.settings, self.seed, self.position = settings, seed, position
+        batches = -(-len(data) // settings.batch_size)
+        self.steps_per_epoch = -(-batches // settings.accumulate)
+        self.epochs = settings.max_epochs if phase.epochs is None else phase.epochs
+        self.total = self.steps_per_epoch * self.epochs
+        self._order = lru_cache(maxsize=1)(self._draw_order)
+
+    def __len__(self) -> int:
+        return -(-(self.total - self.position) // self.settings.dispatch)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # From where the phase stands when Lightning asks, not from where it stood: its sanity checks may ask twice.
+        for start in range(self.position, self.total, self.settings.dispatch):
+            yield start, min(start + self.settings.dispatch, self.total)
+
+    def _draw_order(self, epoch: int) -> Tensor:
+        numbers = (self.experience.current_experience, self.number, epoch)
+        return torch.randperm(len(self.data), generator=generator(self.seed, "order", *numbers))
+
+    def batches(self, position: int, step: int, ranks: Ranks) -> list[Batch]:
+        """The micro-batches of one optimiser step: this rank's rows of each global batch."""
+        epoch, within = divmod(position, self.steps_per_epoch)
+        order = self._order(epoch)
+        size, accumulate = self.settings.batch_size, self.settings.accumulate
+        found = []
+        for micro in range(accumulate):
+            first = (within * accumulate + micro) * size
+            if first >= len(order):
+                break
+            index = order[first : first + size]
+            local = ranks.part(len(index))
+            x, y, task = self.data.rows(index[local])
+            part = Part("stream", x, y, task, index, local)
+            number = self.experience.current_experience
+            found.append(Batch([part], experience=number, epoch=epoch, step=step, micro=micro))
+        return found

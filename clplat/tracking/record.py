@@ -1,0 +1,160 @@
+"""The run's own record: metrics, timings, log, status. It is the truth; mirrors (W&B, ...) may fail, it may not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from clplat.errors import RunFailedError
+from clplat.tracking.directory import write_atomic, write_status
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class Mirror(Protocol):
+    """Somewhere else that shows a run. Whatever it raises is logged once, and the run goes on without it."""
+
+    def start(self, run_dir: Path, config: Mapping[str, Any]) -> None:
+        """The run starts or goes on."""
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """A line of ``metrics.jsonl``."""
+
+    def finish(self, results: Mapping[str, Any] | None) -> None:
+        """The run is done (with its results) or stops for now (None)."""
+
+
+class Record:
+    """Writes into the run directory. Only the first rank has one that writes; the others hold a silent one.
+
+    Args:
+        run_dir: the directory, or None to write nothing.
+        mirrors: where lines go as well.
+
+    Raises:
+        RunFailedError: the run directory cannot be written.
+    """
+
+    def __init__(self, run_dir: Path | None, mirrors: Sequence[Mirror] = ()) -> None:
+        self.run_dir, self.mirrors = run_dir, list(mirrors)
+        self._files: dict[str, IO[str]] = {}
+        self._beat = 0.0
+        self._before = 0.0  # seconds of earlier parts of the run
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds this run has taken, over all its parts."""
+        return self._before + time.monotonic() - self._started
+
+    def begin(self, lengths: Mapping[str, int], seconds: float, config: Mapping[str, Any]) -> None:
+        """Open the files, cut to the lengths that the checkpoint knew, and start the mirrors."""
+        self._before, self._started = seconds, time.monotonic()
+        if self.run_dir is None:
+            return
+        with self._obligatory():
+            for name in ("metrics.jsonl", "timings.jsonl"):
+                file = open(self.run_dir / name, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+                file.truncate(lengths.get(name, 0))
+                self._files[name] = file
+        self.status("running")
+        run_dir = self.run_dir
+        self._mirror(lambda mirror: mirror.start(run_dir, config))
+
+    def log(self, **line: Any) -> None:
+        """A line of ``metrics.jsonl``: nothing in it may depend on the clock."""
+        plain = {key: _finite(value) for key, value in line.items()}
+        self._write("metrics.jsonl", plain)
+        self._mirror(lambda mirror: mirror.log(plain))
+
+    def timing(self, **line: Any) -> None:
+        """A line of ``timings.jsonl``, with the seconds since the start of the run."""
+        self._write("timings.jsonl", {**line, "at_seconds": round(self.seconds, 4)})
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes in each file, safely on disk."""
+        with self._obligatory():
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def status(self, status: str, **extra: Any) -> None:
+        """Write ``status.json``."""
+        if self.run_dir is not None:
+            with self._obligatory():
+                write_status(self.run_dir, status, pid=os.getpid(), time=time.time(), **extra)
+            self._beat = time.monotonic()
+
+    def heartbeat(self, **where: Any) -> None:
+        """Say where the run stands, at most every few seconds."""
+        if self.run_dir is not None and time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+            self.status("running", **where)
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file into the run directory."""
+        if self.run_dir is not None:
+            with self._obligatory():
+                write_atomic(self.run_dir / name, json.dumps(content, indent=2) + "\n")
+
+    def say(self, message: str) -> None:
+        """A line for the log and for standard error."""
+        if self.run_dir is None:
+            return
+        print(message, file=sys.stderr, flush=True)
+        with self._obligatory(), open(self.run_dir / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def close(self, results: Mapping[str, Any] | None = None) -> None:
+        """Close files and mirrors."""
+        self._mirror(lambda mirror: mirror.finish(results))
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def _write(self, name: str, line: Mapping[str, Any]) -> None:
+        if name in self._files:
+            with self._obligatory():
+                self._files[name].write(json.dumps(line) + "\n")
+                self._files[name].flush()
+
+    def _mirror(self, call: Callable[[Mirror], None]) -> None:
+        for mirror in list(self.mirrors):
+            try:
+                call(mirror)
+            except Exception as error:  # whatever a mirror does, the run goes on
+                self.mirrors.remove(mirror)
+                name = type(mirror).__name__
+                self.say(f"warning: {name} failed and is switched off: {type(error).__name__}: {error}")
+
+    def _obligatory(self) -> _Obligatory:
+        return _Obligatory(self.run_dir)
+
+
+class _Obligatory:
+    """Turns a failed write into the run directory into one clear error."""
+
+    def __init__(self, run_dir: Path | None) -> None:
+        self.run_dir = run_dir
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise RunFailedError(f"{self.run_dir}: the run directory cannot be written: {error}") from error
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,141 @@
+"""One rank of a run: builds what the run directory's configuration says, and runs it from where it stands."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from clplat import signals
+
+signals.install()
+
+import torch  # noqa: E402 - a signal that comes while torch is imported must not be lost
+
+from clplat import config as configuration  # noqa: E402
+from clplat.build import build, build_mirrors  # noqa: E402
+from clplat.errors import ClplatError, RunFailedError  # noqa: E402
+from clplat.learner import Preempted  # noqa: E402
+from clplat.loop import Run  # noqa: E402
+from clplat.ranks import Ranks  # noqa: E402
+from clplat.settings import TrainerSettings  # noqa: E402
+from clplat.tracking.directory import write_atomic  # noqa: E402
+from clplat.tracking.progress import Silent, display, print_summary  # noqa: E402
+from clplat.tracking.record import Record  # noqa: E402
+
+
+def run(run_dir: Path) -> int:
+    """Run this rank to the end of the run, or to a stop; returns the exit code.
+
+    Raises:
+        ClplatError: what the command line turns into one clear line; the run's status says ``failed``.
+    """
+    config = configuration.load(run_dir / "config.yaml")
+    first = int(os.environ.get("RANK", 0)) == 0
+    record = Record(run_dir if first else None)
+    show = display(config["trainer"]["progress"]) if first else Silent()
+    results = None
+    try:
+        ranks = Ranks.from_environment(config["trainer"]["accelerator"])
+        set_threads(config["trainer"]["threads"])
+        torch.use_deterministic_algorithms(config["trainer"]["deterministic"])
+        built = build(config, ranks)
+        if first:
+            record.mirrors = build_mirrors(config["logger"])
+            for warning in built.warnings:
+                record.say(warning)
+            remember_environment(run_dir, record)
+        job = Run(
+            built.learner,
+            built.scenario,
+            eval_settings=built.eval_settings,
+            run_dir=run_dir,
+            record=record,
+            keep_optimizer_state=built.keep_optimizer_state,
+            show=show,
+            config=config,
+        )
+        results = job.execute()
+    except Preempted:
+        record.status("preempted")
+        record.say(f"stopped by a signal; go on with: clplat resume {run_dir}")
+        return signals.exit_code()
+    except BaseException as error:
+        try:
+            kind = "" if isinstance(error, ClplatError) else f"{type(error).__name__}: "
+            record.status("failed", error=f"{kind}{error}")
+            if not isinstance(error, ClplatError) and first:
+                write_atomic(run_dir / "traceback.txt", traceback.format_exc())
+        except (RunFailedError, OSError):
+            pass  # the directory is what failed
+        raise
+    finally:
+        show.close()
+        record.close(results)
+    if first:
+        print_summary(results, run_dir)
+    return 0
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of this rank: as told, or the machine's cores shared among its ranks."""
+    if threads is None:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if local == 1:
+            return
+        threads = max(1, len(os.sched_getaffinity(0)) // local)
+    torch.set_num_threads(threads)
+
+
+def environment() -> dict[str, Any]:
+    """What results may depend on besides the configuration."""
+    packages = ("clplat", "torch", "pytorch-lightning", "torchvision", "numpy", "avalanche-lib", "omegaconf", "wandb")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "world_size": int(os.environ.get("WORLD_SIZE", 1)),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu",
+    }
+
+
+def remember_environment(run_dir: Path, record: Record) -> None:
+    """Write environment.json; on resume restore the thread count and say what else is not as it was."""
+    import json
+
+    path, now = run_dir / "environment.json", environment()
+    before: Mapping[str, Any] = {}
+    if path.exists() and (run_dir / "checkpoints").is_dir():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            record.say(f"warning: {path} cannot be read")
+    if before.get("threads", now["threads"]) != now["threads"]:
+        torch.set_num_threads(before["threads"])
+        now = environment()
+    changed = [f"{key} was {before[key]} and is {now[key]}" for key in before if before[key] != now.get(key)]
+    if changed:
+        record.say(f"warning: results may differ in the last digits from an uninterrupted run: {'; '.join(changed)}")
+    else:
+        record.write("environment.json", now)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    from clplat.cli.app import guarded
+
+    sys.exit(guarded(lambda: run(Path(sys.argv[1]))))

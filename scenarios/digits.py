@@ -1,0 +1,124 @@
+"""Streams made of scikit-learn's digits: 1,797 real 8x8 images of handwritten digits that ship with the package.
+
+Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998 (its test part).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clplat.errors import UsageError
+from clplat.randomness import generator
+from clplat.scenario import Scenario, Spec, TensorData, class_groups, stream
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels, dtype=torch.long)
+
+
+def _split(seed: int, test: float, validation: float) -> dict[str, Tensor]:
+    """Indices of train, valid and test, drawn per class so that each has the same mix; none overlaps another."""
+    for name, value in (("test", test), ("validation", validation)):
+        if not 0 <= value < 1 or (name == "test" and value == 0):
+            raise UsageError(f"scenario.{name}={value}: a share between 0 and 1 is needed")
+    if test + validation >= 1:
+        raise UsageError(f"scenario.test={test} and scenario.validation={validation} leave nothing to train on")
+    _, y = _digits()
+    parts: dict[str, list[Tensor]] = {"test": [], "valid": [], "train": []}
+    for label in range(10):
+        index = torch.nonzero(y == label).squeeze(1)
+        index = index[torch.randperm(len(index), generator=generator(seed, "digits/split", label))]
+        first, second = round(len(index) * test), round(len(index) * (test + validation))
+        parts["test"].append(index[:first])
+        parts["valid"].append(index[first:second])
+        parts["train"].append(index[second:])
+    return {name: torch.cat(index).sort().values for name, index in parts.items()}
+
+
+def _scenario(spec: Spec, parts: dict[str, list[TensorData]]) -> Scenario:
+    streams = {name: stream(name, data) if sum(map(len, data)) else () for name, data in parts.items()}
+    return Scenario(spec, streams["train"], streams["test"], streams["valid"])
+
+
+class PermutedDigits(Scenario):
+    """The same ten digits in every experience, with the 64 pixels in a new fixed order (domain-incremental).
+
+    After permuted MNIST (Goodfellow et al. 2013; Kirkpatrick et al. 2017). The first experience keeps the natural
+    order. The classes are shared by all experiences, and no task label is given.
+
+    Args:
+        experiences: how many.
+        test: share of the samples of each class that is kept for testing.
+        validation: share that is kept for the validation stream.
+    """
+
+    def __init__(self, seed: int, *, experiences: int = 5, test: float = 0.2, validation: float = 0.0) -> None:
+        if experiences < 1:
+            raise UsageError(f"scenario.experiences={experiences}: at least one is needed")
+        x, y = _digits()
+        parts: dict[str, list[TensorData]] = {"train": [], "valid": [], "test": []}
+        split = _split(seed, test, validation)
+        for i in range(experiences):
+            order = torch.arange(64)
+            if i:
+                order = torch.randperm(64, generator=generator(seed, "permuted-digits", i))
+            for name, index in split.items():
+                pixels = x[index].flatten(1)[:, order].reshape(-1, 1, 8, 8)
+                parts[name].append(TensorData(pixels, y[index]))
+        built = _scenario(Spec((1, 8, 8), 10, "domain"), parts)
+        super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)
+
+
+class SplitDigits(Scenario):
+    """The ten digits, a few classes in each experience.
+
+    Settings (van de Ven et al. 2022): ``class``: one head over all ten classes; ``task``: the task label is given, each
+    task has a head of its own over its classes; ``domain``: no task label, one head over the position of a class within
+    its experience (first, second, ...), so for two classes an experience it is "even or odd in this order".
+
+    Args:
+        setting: class-, task- or domain-incremental.
+        experiences: how many; sizes differ by at most one class and none is lost.
+        order: natural keeps 0 to 9; random shuffles the classes by the seed.
+        test: share of the samples of each class that is kept for testing.
+        validation: share that is kept for the validation stream.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        setting: Literal["class", "task", "domain"] = "class",
+        experiences: int = 5,
+        order: Literal["natural", "random"] = "natural",
+        test: float = 0.2,
+        validation: float = 0.0,
+    ) -> None:
+        if not 1 <= experiences <= 10:
+            raise UsageError(f"scenario.experiences={experiences}: ten classes make 1 to 10 experiences")
+        x, y = _digits()
+        classes = list(range(10))
+        if order == "random":
+            classes = torch.randperm(10, generator=generator(seed, "split-digits")).tolist()
+        groups = class_groups(classes, experiences)
+        parts: dict[str, list[TensorData]] = {"train": [], "valid": [], "test": []}
+        split = _split(seed, test, validation)
+        for task, group in enumerate(groups):
+            position = torch.full((10,), -1)
+            position[group] = torch.arange(len(group))
+            for name, all_of_it in split.items():
+                index = all_of_it[position[y[all_of_it]] >= 0]
+                labels = y[index] if setting == "class" else position[y[index]]
+                parts[name].append(TensorData(x[index], labels, task if setting == "task" else 0))
+        sizes = tuple(len(group) for group in groups)
+        spec = Spec((1, 8, 8), 10 if setting == "class" else max(sizes), setting, sizes if setting == "task" else ())
+        built = _scenario(spec, parts)
+        super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)

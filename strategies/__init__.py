@@ -1,0 +1,1 @@
+"""Strategies: one file each, imported as ``clplat.strategies``."""

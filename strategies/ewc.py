@@ -1,0 +1,116 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017) and its online form (Schwarz et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from clplat.errors import UsageError
+from clplat.fisher import FisherBatch, diagonal_fisher
+from clplat.strategy import Strategy
+
+if TYPE_CHECKING:
+    from clplat.batch import Batch
+    from clplat.learner import Learner, Output
+    from clplat.scenario import Experience, TensorData
+
+
+class EWC(Strategy):
+    """Elastic weight consolidation: pull weights back to where they mattered, by the Fisher information.
+
+    After each experience k estimate the diagonal Fisher ``F_k`` at its weights
+    ``theta_k``; then minimise::
+
+        separate:  L + lambda/2 * sum_k sum_i F_k,i (theta_i - theta_k,i)^2            (Kirkpatrick et al. 2017, eq. 3)
+        online:    L + lambda/2 * sum_i F~_i (theta_i - theta_last,i)^2,  F~ <- gamma F~ + F_k   (Schwarz et al. 2018)
+
+    The sum of the separate penalties is one quadratic, kept as such: with ``A = sum_k F_k`` and ``m = sum_k F_k theta_k
+    / A`` it is ``sum_i A_i (theta_i - m_i)^2`` plus a constant, exactly, in the memory of one task. F is averaged over
+    samples; see ``clplat.fisher`` for its kinds.
+
+    Args:
+        importance: lambda, weight of the quadratic penalty.
+        fisher: how F is estimated; batched is the common wrong shortcut, for comparison with other code only.
+        online: one running importance, pulled to the latest weights.
+        decay: gamma of the online form.
+        samples: samples of the experience to estimate F on; null takes all.
+    """
+
+    needs = ("boundaries", "classes")
+    hopeless = ("class",)
+
+    def __init__(
+        self,
+        *,
+        importance: float = 100.0,
+        fisher: Literal["exact", "sampled", "empirical", "batched"] = "exact",
+        online: bool = False,
+        decay: float = 1.0,
+        samples: int | None = None,
+    ) -> None:
+        super().__init__()
+        if importance < 0 or not 0 <= decay <= 1 or (samples is not None and samples < 1):
+            raise UsageError(
+                f"ewc: importance={importance} >= 0, 0 <= decay={decay} <= 1, samples={samples} >= 1 needed"
+            )
+        self.importance, self.fisher, self.online = importance, fisher, online
+        self.decay, self.samples = decay, samples
+        self._flat: tuple[Tensor, ...] = ()  # first anchor, importance and anchors side by side; made when needed
+
+    def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
+        anchor = self.recall("anchor")
+        if not anchor:
+            return {}
+        first = next(iter(anchor.values()))
+        if not self._flat or self._flat[0] is not first:  # new after finish, a load, a move to another device
+            importance = self.recall("importance")
+            flat = (torch.cat([of[name].flatten() for name in anchor]) for of in (importance, anchor))
+            self._flat = (first, *flat)
+        network = learner.network()
+        theta = torch.cat([network[name].flatten() for name in anchor])
+        _, importance_P, anchor_P = self._flat
+        penalty = (importance_P * (theta - anchor_P).square()).sum() + self.recall("constant")["value"]
+        return {"penalty": 0.5 * self.importance * penalty}
+
+    def finish(self, learner: Learner, experience: Experience) -> None:
+        fisher = self.estimate(learner, experience)
+        weights = {name: p.detach().clone() for name, p in learner.network().items()}
+        held, anchor = self.recall("importance"), self.recall("anchor")
+        constant = self.recall("constant").get("value", next(iter(weights.values())).new_zeros(()))
+        if held and self.online:
+            fisher = {name: self.decay * held[name] + new for name, new in fisher.items()}
+        elif held:
+            for name, new in fisher.items():
+                total = held[name] + new
+                share = torch.where(total > 0, new / total, 0.0)  # of the new task in the common minimum
+                apart = weights[name] - anchor[name]
+                constant = constant + (held[name] * share * apart.square()).sum()
+                weights[name] = anchor[name] + share * apart
+                fisher[name] = total
+        self.remember("importance", fisher)
+        self.remember("anchor", weights)
+        self.remember("constant", {"value": constant})
+
+    def estimate(self, learner: Learner, experience: Experience) -> dict[str, Tensor]:
+        """The diagonal Fisher of the network's parameters on an experience, summed over ranks."""
+        data = experience.dataset.to(learner.ranks.device, next(learner.parameters()).dtype)
+        n = len(data)
+        draws = learner.generator(f"{self.name}/fisher", experience.current_experience)
+        chosen = torch.randperm(n, generator=draws)[: self.samples or n].sort().values
+        uniform = torch.rand(len(chosen), generator=draws, dtype=torch.float64).to(learner.ranks.device)
+        data = type(data)(*data.rows(chosen))
+        size = 256
+        total = -(-len(data) // size) if self.fisher == "batched" else len(data)
+        fisher = diagonal_fisher(
+            learner, learner, learner.network(), _batches(learner, data, uniform, size), kind=self.fisher, n_total=total
+        )
+        learner.ranks.all_reduce_many(fisher.values())
+        return fisher
+
+
+def _batches(learner: Learner, data: TensorData, uniform: Tensor, size: int) -> Iterator[FisherBatch]:
+    for rows in learner.batches(data, size):
+        yield FisherBatch(*data.rows(rows), uniform[rows])

@@ -1,0 +1,74 @@
+"""Small networks, random inputs and comparisons for the contract suite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clplat import registry
+from clplat.backbones.base import Backbone, State, state_tensors
+
+B, T, D = 3, 9, 5
+
+# Options by which any entry is made small. One that an entry does not have is left out.
+SMALL = {"hidden": 8, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+
+# What padding and resets a test runs with: (random resets?, random padding?).
+FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def options(entry: registry.Entry, **more: Any) -> dict[str, Any]:
+    """The entry's defaults, made small."""
+    return {**entry.defaults, **{name: value for name, value in SMALL.items() if name in entry.defaults}, **more}
+
+
+def build(entry: registry.Entry, *, dtype: torch.dtype = torch.float64, seed: int = 0, **more: Any) -> Backbone:
+    """A small network in which no parameter is 0 or 1 by construction, so that a missing one shows."""
+    torch.manual_seed(seed)
+    network = entry.build(D, **options(entry, **more)).to(dtype)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def inputs(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape or (B, T, D), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def flags(kind: str, batch: int = B, steps: int = T, seed: int = 2) -> dict[str, Tensor]:
+    """Random ``reset_BT`` and ``mask_BT`` as keyword arguments, by their name in FLAGS."""
+    source = torch.Generator().manual_seed(seed)
+    with_reset, with_mask = FLAGS[kind]
+    reset_BT = torch.rand((batch, steps), generator=source) < 0.25
+    mask_BT = torch.rand((batch, steps), generator=source) < 0.7
+    return ({"reset_BT": reset_BT} if with_reset else {}) | ({"mask_BT": mask_BT} if with_mask else {})
+
+
+def at(arguments: dict[str, Tensor], index: Any) -> dict[str, Tensor]:
+    return {name: tensor[index] for name, tensor in arguments.items()}
+
+
+def floats(state: State) -> list[Tensor]:
+    """The tensors of a state through which gradients pass."""
+    return [tensor for tensor in state_tensors(state) if tensor.is_floating_point()]
+
+
+def assert_close(a: Tensor, b: Tensor, tolerance: float) -> None:
+    """Equal up to ``tolerance`` relative to the largest value (at least 1)."""
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    if a.numel():
+        assert torch.isfinite(b).all()
+        difference = (a.double() - b.double()).abs().max().item()
+        assert difference <= tolerance * max(1.0, b.double().abs().max().item())
+
+
+def assert_states_close(a: State, b: State, tolerance: float) -> None:
+    assert len(state_tensors(a)) == len(state_tensors(b))
+    for x, y in zip(state_tensors(a), state_tensors(b), strict=True):
+        assert_close(x, y, tolerance)
