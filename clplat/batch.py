@@ -103,7 +103,7 @@ class Batch:
         raise KeyError(source)
 
     def on(self, source: str, values: Tensor) -> Tensor:
-        """A term that concerns one source alone: a vector (n_local,) that the engine turns into ``values``' global mean.
+        """A term that concerns one source alone: a vector (n_local,) whose global mean is that of ``values``.
 
         Args:
             source: which part.

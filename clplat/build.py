@@ -121,8 +121,8 @@ def pairing(strategy: Strategy, spec: Spec, world: int = 1) -> list[str]:
     if hopeless and len(hopeless) == len(each):
         names = "+".join(hopeless)
         return [
-            f"warning: {names} alone is known to forget nearly everything when classes come one after another; rehearsal "
-            f"helps: --strategy er, or {names}+er"
+            f"warning: {names} alone is known to forget nearly everything when classes come one after another; "
+            f"rehearsal helps: --strategy er, or {names}+er"
         ]
     return []
 

@@ -80,7 +80,7 @@ def save(folder: Path, state: Mapping[str, Any], *, experience: int, marker: str
 
 def newest(folder: Path) -> Found | None:
     """The newest checkpoint that is whole, or None when there is none; the reasons for passing over others go along."""
-    problems = []
+    problems: list[str] = []
     for path in reversed(_all(folder)):
         problem = check(path)
         if problem is None:

@@ -1,7 +1,7 @@
 """The learner: encoder, backbone, readout and head, trained as a strategy says.
 
-It is a LightningModule. Lightning drives the epoch, precision and devices; one call of ``training_step`` runs a range of
-optimiser steps ("dispatch"), because Lightning's bookkeeping per call costs as much as a small network's whole step.
+It is a LightningModule. Lightning drives the epoch, precision and devices; one call of ``training_step`` runs a range
+of optimiser steps ("dispatch"), because Lightning's bookkeeping per call costs as much as a small network's whole step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from clplat import faults, randomness, signals
 from clplat.backbones.base import Backbone, State
 from clplat.backbones.encoder import encode
 from clplat.backbones.readout import read
-from clplat.batch import Batch
 from clplat.errors import ClplatError, RunFailedError
 from clplat.ranks import Ranks
 from clplat.scenario import Experience, TensorData
@@ -112,7 +111,7 @@ class Learner(pl.LightningModule):
         return nnf.cross_entropy(logits, y, reduction="none")
 
     def network(self) -> dict[str, nn.Parameter]:
-        """The parameters of backbone and head by name: what a weight regulariser protects, without the strategy's own."""
+        """Backbone and head parameters by name: what a weight regulariser protects, without the strategy's own."""
         return {name: p for name, p in self.named_parameters() if not name.startswith("strategy.")}
 
     # --- what strategies use
@@ -205,8 +204,8 @@ class Learner(pl.LightningModule):
             bad = int(finite.int().argmin()) if not bool(finite.all()) else 0
             raise RunFailedError(
                 f"the loss is not finite at step {self.step - len(losses) + bad + 1} (experience "
-                f"{self.steps.experience.current_experience}, phase {self.steps.phase.name}); a smaller optimizer.lr or "
-                "trainer.clip may help. The last checkpoint is kept"
+                f"{self.steps.experience.current_experience}, phase {self.steps.phase.name}); a smaller optimizer.lr "
+                "or trainer.clip may help. The last checkpoint is kept"
             )
         if self.ranks.any(signals.requested() is not None):
             self.save()

@@ -72,7 +72,7 @@ class Run:
         self.train_seconds = 0.0
         self._train_started: float | None = None
         self._resumed_optimizer: dict[str, Any] | None = None
-        self._adapted = -1
+        self._adapted = self._started = -1  # the last experience that structure was grown for, that was begun
         learner.on_step, learner.save = self._on_step, self._save
 
     # --- the run
@@ -88,11 +88,12 @@ class Run:
         self._resume()
         stream = self.scenario.train_stream
         if self.baseline is None:
+            self._adapt(stream[0])  # the untrained network is that of the first experience
             self.baseline = self._evaluate(-1, list(range(len(self.scenario.test_stream))))
         while self.number < len(stream):
             experience = stream[self.number]
             if self.marker == TRAIN:
-                self._adapt_to(experience)
+                self._begin(experience)
                 self._train(experience)
                 self.marker = FINISH
                 self._save()
@@ -105,20 +106,22 @@ class Run:
             self.number, self.marker, self.phase, self.position = self.number + 1, TRAIN, 0, 0
         return self._results()
 
-    def _adapt_to(self, experience: Experience) -> None:
-        """Grow structure for an experience and let the strategy start; on resume both happened already."""
-        if self._adapted >= experience.current_experience:
-            return
+    def _begin(self, experience: Experience) -> None:
+        """Grow structure for an experience and let the strategy start; after a resume both have happened already."""
         self._adapt(experience)
-        self._seed("start", experience)
-        self.learner.strategy.start(self.learner, experience)
+        if self._started < experience.current_experience:
+            self._seed("start", experience)
+            self.learner.strategy.start(self.learner, experience)
+            self._started = experience.current_experience
 
     def _adapt(self, experience: Experience) -> None:
-        self._seed("adapt", experience)
+        """Grow structure once; replayed for all experiences so far when a run goes on."""
         self.learner.experience = experience
-        self.learner.strategy.adapt(self.learner, experience)
-        self.learner.to(self.ranks.device, self.dtype)
-        self._adapted = experience.current_experience
+        if self._adapted < experience.current_experience:
+            self._seed("adapt", experience)
+            self.learner.strategy.adapt(self.learner, experience)
+            self.learner.to(self.ranks.device, self.dtype)
+            self._adapted = experience.current_experience
 
     def _train(self, experience: Experience) -> None:
         phases = list(self.learner.strategy.phases(self.learner, experience))
@@ -290,6 +293,7 @@ class Run:
             lengths, seconds = progress["lengths"], progress["seconds"]
             for experience in self.scenario.train_stream[: self.number + 1]:
                 self._adapt(experience)
+            self._started = self.number
             self.learner.load_state_dict(found.state["model"])
             self.learner.to(self.ranks.device)
             self.learner.step = progress["step"]

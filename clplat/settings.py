@@ -35,7 +35,7 @@ class TrainerSettings:
     batch_size: int = 32
     accumulate: int = 1
     clip: float | None = None
-    precision: Literal["32", "64", "bf16-mixed", "16-mixed"] = "32"
+    precision: Literal["32", "64", "bf16-mixed"] = "32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     threads: int | None = None

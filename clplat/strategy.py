@@ -1,8 +1,8 @@
 """What a strategy may do, and how several are combined.
 
 A strategy is an ``nn.Module``. What it must remember is a buffer (``remember`` keeps dictionaries of
-tensors as buffers) or goes through ``get_extra_state``; so checkpoints, devices and ranks are served without code of its
-own. Buffers may be made at any time and in any shape: they come back from a checkpoint as they were saved. Parameters
+tensors as buffers) or goes through ``get_extra_state``; so checkpoints, devices and ranks are served without code of
+its own. Buffers may be made at any time and in any shape: they come back from a checkpoint as they were saved. Parameters
 are structure: they are made in ``adapt``, which is replayed on resume.
 
 State must load with ``weights_only=True``. Accepted in ``get_extra_state``: tensors, dict, OrderedDict, Counter, list,
@@ -193,16 +193,16 @@ class Combined(Strategy):
         return batch
 
     def forward(self, learner: Learner, x_BTD: Tensor, task: Tensor, state: State = None) -> tuple[Tensor, State]:
-        owner = self._owner("forward") or super()
-        return owner.forward(learner, x_BTD, task, state)
+        owner = self._owner("forward")
+        return (owner.forward if owner else super().forward)(learner, x_BTD, task, state)
 
     def predict(self, learner: Learner, x_BTD: Tensor, task: Tensor, state: State = None) -> tuple[Tensor, State]:
         owner = self._owner("predict")
         return owner.predict(learner, x_BTD, task, state) if owner else self.forward(learner, x_BTD, task, state)
 
     def base_loss(self, learner: Learner, batch: Batch, output: Output) -> Tensor:
-        owner = self._owner("base_loss") or super()
-        return owner.base_loss(learner, batch, output)
+        owner = self._owner("base_loss")
+        return (owner.base_loss if owner else super().base_loss)(learner, batch, output)
 
     def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

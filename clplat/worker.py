@@ -23,7 +23,6 @@ from clplat.errors import ClplatError, RunFailedError  # noqa: E402
 from clplat.learner import Preempted  # noqa: E402
 from clplat.loop import Run  # noqa: E402
 from clplat.ranks import Ranks  # noqa: E402
-from clplat.settings import TrainerSettings  # noqa: E402
 from clplat.tracking.directory import write_atomic  # noqa: E402
 from clplat.tracking.progress import Silent, display, print_summary  # noqa: E402
 from clplat.tracking.record import Record  # noqa: E402

@@ -88,7 +88,9 @@ class EWC(Strategy):
                 share = torch.where(total > 0, new / total, 0.0)  # of the new task in the common minimum
                 apart = weights[name] - anchor[name]
                 constant = constant + (held[name] * share * apart.square()).sum()
-                weights[name] = anchor[name] + share * apart
+                # lerp gives the very weight where only one of the two counts: a minimum off by a rounding error is a
+                # tiny gradient that Adam, dividing by its size, would blow up.
+                weights[name] = torch.lerp(anchor[name], weights[name], share)
                 fisher[name] = total
         self.remember("importance", fisher)
         self.remember("anchor", weights)

@@ -33,17 +33,17 @@ class PerTaskHead(nn.Module):
         classes_per_task: classes of each task; all heads are as wide as the largest and the surplus is masked (-inf).
     """
 
-    valid_TC: Tensor
+    valid: Tensor
 
     def __init__(self, features: int, classes_per_task: Sequence[int]) -> None:
         super().__init__()
         widest = max(classes_per_task)
         self.linear = StackedLinear(len(classes_per_task), features, widest)
         valid = torch.arange(widest) < torch.tensor(classes_per_task)[:, None]
-        self.register_buffer("valid_TC", valid, persistent=False)
+        self.register_buffer("valid", valid, persistent=False)
         self.uneven = not bool(valid.all())
 
     def forward(self, features_NF: Tensor, task_N: Tensor) -> Tensor:
         """Logits (N, classes of the largest task); -inf where a task has fewer."""
         logits_NC = self.linear(features_NF, task_N)
-        return logits_NC.masked_fill(~self.valid_TC[task_N], -torch.inf) if self.uneven else logits_NC
+        return logits_NC.masked_fill(~self.valid[task_N], -torch.inf) if self.uneven else logits_NC

@@ -61,8 +61,8 @@ def backward_transfer(R: Matrix, direction: Direction = "max") -> float:
 
 
 def forward_transfer(R: Matrix, baseline: Row, direction: Direction = "max") -> float:
-    """FWT: ``1/(n-1) sum_{j>0} (R[j-1, j] - b[j])`` with b measured on the untrained network of this very run (Lopez-Paz
-    and Ranzato 2017, eq. 4)."""
+    """FWT: ``1/(n-1) sum_{j>0} (R[j-1, j] - b[j])`` with b measured on this run's untrained network
+    (Lopez-Paz and Ranzato 2017, eq. 4)."""
     n, sign = len(R), 1 if direction == "max" else -1
     return _mean(
         [sign * (_get(R, j - 1, j) - _get([baseline], 0, j)) for j in range(1, n)],

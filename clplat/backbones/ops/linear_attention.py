@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clplat.backbones.ops.chunks import cut, join, keep, segments
+
 EPS = 1e-6  # as in the paper's own code; all features may underflow to zero
 
 
@@ -64,39 +66,25 @@ def linear_attention_chunk(
     """Equal to :func:`linear_attention_loop`: N = T / C chunks, masked products inside, the state between them.
 
     With a column of ones behind v the numerator and denominator, and S and z, are one matrix. A step sees another of
-    its chunk, or the state before the chunk, when no reset lies between; that is decided on sequence numbers, so
-    nothing has to decay to zero.
+    its chunk, or the state before the chunk, when no reset lies between.
 
     Args:
         chunk: C, steps in one chunk.
     """
-    B, T, V = len(q_BHTK), q_BHTK.shape[2], v_BHTV.shape[-1]
+    T, V = v_BHTV.shape[2:]
     C = min(chunk, T)
-    N = -(-T // C)
     v_BHTV = torch.cat([v_BHTV, torch.ones_like(v_BHTV[..., :1])], -1)
     S = torch.cat([S_BHKV, z_BHK[..., None]], -1)
-    # steps added behind have k = 0: they change nothing
-    q, k, v = (F.pad(x, (0, 0, 0, N * C - T)).unflatten(2, (N, C)) for x in (q_BHTK, k_BHTK, v_BHTV))
+    q, k, v = (cut(x, C) for x in (q_BHTK, k_BHTK, v_BHTV))  # k = 0 behind the end: no change
+    pairs = segments(reset_BT, T, C, q.device)
 
-    lower_CC = torch.ones((C, C), device=q.device, dtype=torch.bool).tril()
-    if reset_BT is None:
-        inner = (q @ k.mT).masked_fill(~lower_CC, 0) @ v
-        sums = k.mT @ v
-    else:
-        sequence = F.pad(reset_BT.long(), (0, N * C - T)).cumsum(1).view(B, 1, N, C)
-        last = sequence[..., -1:]  # of each chunk, (B, 1, N, 1)
-        before = F.pad(last[:, :, :-1], (0, 0, 1, 0))  # the state given at the start belongs to sequence 0
-        seen = lower_CC & (sequence[..., :, None] == sequence[..., None, :])
-        inner = (q @ k.mT).masked_fill(~seen, 0) @ v
-        sums = k.masked_fill((sequence != last)[..., None], 0).mT @ v
-        q = q.masked_fill((sequence != before)[..., None], 0)
-        broken = (last != before)[..., None]
+    inner = keep(q @ k.mT, pairs.seen) @ v
+    sums = keep(k, pairs.leaving).mT @ v
+    q = keep(q, pairs.entering)
 
     outputs = []
-    for n in range(N):
-        outputs.append(q[:, :, n] @ S)
-        if reset_BT is not None:
-            S = S.masked_fill(broken[:, :, n], 0)
-        S = S + sums[:, :, n]
-    y = (inner + torch.stack(outputs, 2)).flatten(2, 3)[:, :, :T]
+    for n in range(q.shape[2]):
+        outputs.append(q[:, :, n] @ S + inner[:, :, n])
+        S = keep(S, None if pairs.through is None else pairs.through[:, :, n]) + sums[:, :, n]
+    y = join(outputs, T)
     return y[..., :V] / (y[..., V:] + EPS), S[..., :V], S[..., V]

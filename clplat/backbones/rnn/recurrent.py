@@ -1,0 +1,110 @@
+"""What the recurrent networks share: stacked layers, torch's fused kernels, and the loop that resets and padding need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clplat.backbones.base import Backbone, State, blank, in_reference_form, map_state, require
+from clplat.backbones.ops.recurrence import unroll
+
+
+class Recurrent(Backbone):
+    """Stacked recurrent layers, each reading the ``hidden`` state of the one below: (B, T, D) -> (B, T, hidden).
+
+    Each layer has ``ih``, a linear map of the input to its gates, and ``hh``, one of its own hidden state. The state is
+    a dict of (B, layers, hidden) tensors. Plain batches take torch's fused form; with resets or padding, and in the
+    reference form, the weights are used through their ``nn.Linear`` modules step by step.
+
+    A subclass says what a cell is by the three attributes and :meth:`step`.
+
+    Attributes:
+        gates: linear maps in a cell, stacked in ``ih`` and ``hh``.
+        parts: names of the cell's states, ``hidden``, which is its output, first.
+        kernel: torch's fused form of the whole stack.
+
+    Args:
+        hidden: width of every layer.
+        layers: number of stacked layers, at least 1.
+    """
+
+    gates: ClassVar[int]
+    parts: ClassVar[tuple[str, ...]] = ("hidden",)
+    kernel: ClassVar[Callable[..., tuple[Tensor, ...]]]
+
+    def __init__(self, input_size: int, *, hidden: int = 128, layers: int = 1) -> None:
+        super().__init__()
+        require(layers >= 1, f"a recurrent network needs at least one layer, not {layers}")
+        self.input_size, self.output_size = input_size, hidden
+        sizes = [input_size, *[hidden] * (layers - 1)]
+        self.ih = nn.ModuleList(nn.Linear(size, self.gates * hidden) for size in sizes)
+        self.hh = nn.ModuleList(nn.Linear(hidden, self.gates * hidden) for _ in sizes)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(hidden**-0.5), hidden**-0.5)
+
+    def step(self, input_BG: Tensor, hidden_BG: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step of one layer, from ``W_ih x + b_ih``, ``W_hh h + b_hh`` and the layer's states, each (B, hidden)."""
+        raise TypeError(f"{type(self).__name__} does not define step")
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        state: State = None,
+        *,
+        reset_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        if state is None:
+            state = self.init_state(len(x_BTD), device=x_BTD.device, dtype=x_BTD.dtype)
+        plain = reset_BT is None and mask_BT is None and not in_reference_form()
+        if plain and len(x_BTD):  # not every fused kernel takes an empty batch
+            return self._fused(x_BTD, state)
+        return self._loop(blank(x_BTD, mask_BT), state, reset_BT, mask_BT)
+
+    def _fused(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+        weights: list[Any] = [
+            weight
+            for ih, hh in zip(self.ih, self.hh, strict=True)
+            for weight in (ih.weight, hh.weight, ih.bias, hh.bias)
+        ]
+        before = tuple(state[name].transpose(0, 1).contiguous() for name in self.parts)  # torch has layers first
+        y_BTH, *after = self.kernel(
+            x_BTD,
+            before if len(before) > 1 else before[0],
+            weights,
+            has_biases=True,
+            num_layers=len(self.ih),
+            dropout=0.0,
+            train=True,  # nothing is dropped; cuDNN has no backward when this is False
+            bidirectional=False,
+            batch_first=True,
+        )
+        return y_BTH, {name: part.transpose(0, 1) for name, part in zip(self.parts, after, strict=True)}
+
+    def _loop(
+        self, x_BTD: Tensor, state: State, reset_BT: Tensor | None, mask_BT: Tensor | None
+    ) -> tuple[Tensor, State]:
+        y_BTH, last = x_BTD, []
+        for layer, (ih, hh) in enumerate(zip(self.ih, self.hh, strict=True)):
+            before = {name: state[name][:, layer] for name in self.parts}
+
+            def step(input_BG: Tensor, own: State, hh: nn.Module = hh) -> tuple[Tensor, State]:
+                own = self.step(input_BG, hh(own["hidden"]), own)
+                return own["hidden"], own
+
+            initial = map_state(torch.zeros_like, before)
+            y_BTH, after = unroll(step, ih(y_BTH), before, initial, reset_BT, mask_BT)
+            last.append(after)
+        return blank(y_BTH, mask_BT), map_state(lambda *layers: torch.stack(layers, 1), *last)
+
+    def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
+        weight = next(self.parameters())
+        shape = (batch, len(self.hh), self.output_size)
+        device, dtype = device or weight.device, dtype or weight.dtype
+        return {name: torch.zeros(shape, device=device, dtype=dtype) for name in self.parts}
+
+    def state_size(self, T: int) -> int:
+        return len(self.parts) * len(self.hh) * self.output_size

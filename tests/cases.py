@@ -1,0 +1,50 @@
+"""What the registry-wide suites run: every strategy of conf/, and combinations, small."""
+
+from __future__ import annotations
+
+from clplat import registry
+from clplat.config import compose
+
+COMBINATIONS = ("ewc+er",)
+TEST_ONLY = ("two-phase",)
+
+
+def strategies() -> list[str]:
+    """Every strategy in conf/, the combinations, and those that tests bring."""
+    return [*registry.names("strategy"), *COMBINATIONS, *TEST_ONLY]
+
+
+def small(strategy: str) -> list[str]:
+    """Overrides of a run that a strategy can do in a second: three experiences, a small network, dropout, uneven
+    batches (359 samples, or about 140, in batches of 51), accumulation in one epoch's odd last window."""
+    parts = strategy.split("+")
+    needs = (
+        {need for part in parts for need in registry.find("strategy", part).info.get("needs", [])}
+        if (not set(parts) & set(TEST_ONLY))
+        else set()
+    )
+    scenario = ["scenario=permuted-digits", "scenario.experiences=3"]
+    if "task-labels" in needs:
+        scenario = ["scenario=split-digits", "scenario.setting=task", "scenario.experiences=3"]
+    options = {"er": ["memory=20", "batch_size=7"], "ewc": ["importance=10"]}
+    own = [f"strategy.{part}.{option}" for part in parts for option in options.get(part, [])]
+    return [
+        f"strategy={strategy}",
+        "backbone=mlp",
+        "backbone.hidden=12",
+        "backbone.dropout=0.2",
+        *scenario,
+        "scenario.test=0.8",
+        *own,
+        "trainer.max_epochs=2",
+        "trainer.batch_size=51",
+        "trainer.accumulate=2",
+        "trainer.clip=0.5",
+        "trainer.log_every=3",
+        "trainer.checkpoint_every=3",
+        "trainer.dispatch=4",
+        "optimizer.lr=0.01",
+    ]
+
+
+__all__ = ["compose", "small", "strategies"]

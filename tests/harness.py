@@ -1,0 +1,137 @@
+"""Whole runs in forked processes: killed at chosen moments, resumed, or spread over ranks.
+
+A fork server imports torch and clplat once and never computes; every run is forked from it (about 0.1 s instead of 10 s
+of imports).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["clplat.worker", "clplat.lightning", "tests.harness", "sklearn.datasets"])
+
+KILLED = -signal.SIGKILL
+# Keys of results.json that tell the time and may differ between equal runs.
+TIMES = ("seconds", "train_seconds", "peak_bytes")
+
+
+@dataclass
+class Outcome:
+    """How a job of one or more ranks ended."""
+
+    codes: list[int]
+    points: Counter[str]
+    output: str
+
+
+def make(run_dir: Path, overrides: Sequence[str], **flags: Any) -> Path:
+    """A run directory as the command line would make it."""
+    from clplat import config, registry
+    from clplat.tracking import directory
+
+    registry.add_config_dir(Path(__file__).parent / "conf")
+    composed = config.compose([*overrides, "trainer.progress=none", "trainer.accelerator=cpu"], flags=flags)
+    composed["run"]["dir"] = str(run_dir)
+    return directory.create(composed, ["test"])
+
+
+def run(
+    run_dir: Path, *, world: int = 1, kill_at: tuple[str, int] | None = None, kill_rank: int = 0, timeout: float = 120
+) -> Outcome:
+    """Run, or resume, a run directory in forked ranks.
+
+    Args:
+        world: number of ranks.
+        kill_at: (name of a fault point, how often it must have been passed) at which ``kill_rank`` ends itself by
+            SIGKILL; the other ranks are then ended from outside.
+    """
+    port = _free_port()
+    results = _context.Queue()
+    ranks = [
+        _context.Process(
+            target=_rank, args=(str(run_dir), rank, world, port, kill_at if rank == kill_rank else None, results)
+        )
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    ranks[kill_rank].join(timeout)
+    if kill_at is not None and ranks[kill_rank].exitcode == KILLED:
+        for process in ranks:
+            process.kill()
+    for process in ranks:
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    points: Counter[str] = Counter()
+    with contextlib.suppress(Exception):
+        while not results.empty():
+            points.update(results.get(timeout=1))
+    output = "".join(p.read_text() for p in sorted(run_dir.glob("rank*.out")))
+    return Outcome([process.exitcode if process.exitcode is not None else 1 for process in ranks], points, output)
+
+
+def _rank(run_dir: str, rank: int, world: int, port: int, kill_at: tuple[str, int] | None, results: Any) -> None:
+    log = os.open(Path(run_dir) / f"rank{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    shared = {"LOCAL_WORLD_SIZE": world, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if world > 1:
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
+        os.environ.update({key: str(value) for key, value in {**shared, **own}.items()})
+    import torch
+
+    from clplat import faults, registry, signals, worker
+    from clplat.cli.app import guarded
+
+    torch.set_num_threads(1)
+    signals.install()
+    registry.add_config_dir(Path(__file__).parent / "conf")
+    passed: Counter[str] = Counter()
+
+    def hook(name: str) -> None:
+        passed[name] += 1
+        if kill_at == (name, passed[name]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    faults.hook = hook
+    code = guarded(lambda: worker.run(Path(run_dir)), debug=True)
+    results.put(dict(passed))
+    results.close()
+    results.join_thread()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def results(run_dir: Path) -> dict[str, Any]:
+    """results.json without what tells the time."""
+    content = json.loads((run_dir / "results.json").read_text())
+    return {key: value for key, value in content.items() if key not in TIMES}
+
+
+def last_state(run_dir: Path) -> dict[str, Any]:
+    """The state dict in the newest checkpoint."""
+    from clplat import checkpoint
+
+    found = checkpoint.newest(run_dir / "checkpoints")
+    assert found is not None
+    return found.state["model"]
