@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 class Preempted(ClplatError):  # noqa: N818 - not an error of anybody's
-    """A signal asked the run to stop; all ranks raise this at the same place."""
+    """A signal asked the run to stop; all ranks raise this at the same place, with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("stopped by a signal")
+        self.exit_code = exit_code
 
 
 @dataclass
@@ -134,8 +138,12 @@ class Learner(pl.LightningModule):
     def poll(self) -> None:
         """Stop here if a signal came: call it in long loops, on all ranks alike. Raises :class:`Preempted`."""
         faults.point("poll")
-        if self.ranks.any(signals.requested() is not None):
-            raise Preempted("stopped by a signal")
+        if code := self._asked_to_stop():
+            raise Preempted(code)
+
+    def _asked_to_stop(self) -> int:
+        """The exit code to stop with if a signal came to any rank, else 0."""
+        return self.ranks.largest(0 if signals.requested() is None else signals.exit_code())
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -202,14 +210,18 @@ class Learner(pl.LightningModule):
         finite = torch.stack(losses).isfinite()
         if self.ranks.any(not bool(finite.all())):
             bad = int(finite.int().argmin()) if not bool(finite.all()) else 0
-            raise RunFailedError(
-                f"the loss is not finite at step {self.step - len(losses) + bad + 1} (experience "
-                f"{self.steps.experience.current_experience}, phase {self.steps.phase.name}); a smaller optimizer.lr "
-                "or trainer.clip may help. The last checkpoint is kept"
-            )
-        if self.ranks.any(signals.requested() is not None):
+            raise self.not_finite(self.step - len(losses) + bad + 1)
+        if code := self._asked_to_stop():
             self.save()
-            raise Preempted("stopped by a signal")
+            raise Preempted(code)
+
+    def not_finite(self, step: int) -> RunFailedError:
+        """The error for a loss that is infinite or not a number."""
+        assert self.steps is not None
+        return RunFailedError(
+            f"the loss is not finite at step {step} (experience {self.steps.experience.current_experience}, phase "
+            f"{self.steps.phase.name}); a smaller optimizer.lr or trainer.clip may help. The last checkpoint is kept"
+        )
 
     def _one_step(self, optimizer: torch.optim.Optimizer, learning: list[nn.Parameter], position: int) -> Tensor:
         """One optimiser step; returns this rank's share of the loss, without gradient."""

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from clplat import checkpoint, evaluate, faults, lightning
-from clplat.errors import RunFailedError
 from clplat.learner import Learner, StepReport
 from clplat.metrics.summary import summary
 from clplat.randomness import derive
@@ -240,9 +239,7 @@ class Run:
         if every and report.step % every == 0 and self.position < steps.total:
             terms = self._global(report)
             if not all(map(math.isfinite, terms.values())):
-                raise RunFailedError(
-                    f"the loss is not finite at step {report.step}: {terms}. The last checkpoint is kept"
-                )
+                raise self.learner.not_finite(report.step)
             self._save()
 
     def _global(self, report: StepReport) -> dict[str, float]:

@@ -92,11 +92,17 @@ class Ranks:
         whole[self.part(n_global)] = local.detach()
         return self.all_reduce(whole)
 
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        if self.world == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return int(found.item())
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
-        if self.world == 1:
-            return flag
-        return bool(self.all_reduce(torch.tensor(float(flag), device=self.device)).item())
+        return bool(self.largest(int(flag)))
 
     def barrier(self) -> None:
         """Wait for all ranks."""

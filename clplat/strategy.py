@@ -2,8 +2,8 @@
 
 A strategy is an ``nn.Module``. What it must remember is a buffer (``remember`` keeps dictionaries of
 tensors as buffers) or goes through ``get_extra_state``; so checkpoints, devices and ranks are served without code of
-its own. Buffers may be made at any time and in any shape: they come back from a checkpoint as they were saved. Parameters
-are structure: they are made in ``adapt``, which is replayed on resume.
+its own. Buffers may be made at any time and in any shape: they come back from a checkpoint as they were saved.
+Parameters are structure: they are made in ``adapt``, which is replayed on resume.
 
 State must load with ``weights_only=True``. Accepted in ``get_extra_state``: tensors, dict, OrderedDict, Counter, list,
 tuple, set, str, bytes, int, float, bool, None, complex, dtype, device, Size. Refused by the loader: numpy arrays and

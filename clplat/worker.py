@@ -60,10 +60,10 @@ def run(run_dir: Path) -> int:
             config=config,
         )
         results = job.execute()
-    except Preempted:
+    except Preempted as stop:
         record.status("preempted")
         record.say(f"stopped by a signal; go on with: clplat resume {run_dir}")
-        return signals.exit_code()
+        return stop.exit_code
     except BaseException as error:
         try:
             kind = "" if isinstance(error, ClplatError) else f"{type(error).__name__}: "

@@ -38,30 +38,36 @@ class Outcome:
 
 def make(run_dir: Path, overrides: Sequence[str], **flags: Any) -> Path:
     """A run directory as the command line would make it."""
-    from clplat import config, registry
+    from clplat import config
     from clplat.tracking import directory
 
-    registry.add_config_dir(Path(__file__).parent / "conf")
     composed = config.compose([*overrides, "trainer.progress=none", "trainer.accelerator=cpu"], flags=flags)
     composed["run"]["dir"] = str(run_dir)
     return directory.create(composed, ["test"])
 
 
 def run(
-    run_dir: Path, *, world: int = 1, kill_at: tuple[str, int] | None = None, kill_rank: int = 0, timeout: float = 120
+    run_dir: Path,
+    *,
+    world: int = 1,
+    kill_at: tuple[str, int] | None = None,
+    kill_rank: int = 0,
+    number: int = signal.SIGKILL,
+    timeout: float = 120,
 ) -> Outcome:
     """Run, or resume, a run directory in forked ranks.
 
     Args:
         world: number of ranks.
-        kill_at: (name of a fault point, how often it must have been passed) at which ``kill_rank`` ends itself by
-            SIGKILL; the other ranks are then ended from outside.
+        kill_at: (name of a fault point, how often it must have been passed) at which ``kill_rank`` sends itself the
+            signal ``number``; after a SIGKILL the other ranks are ended from outside.
     """
     port = _free_port()
     results = _context.Queue()
     ranks = [
         _context.Process(
-            target=_rank, args=(str(run_dir), rank, world, port, kill_at if rank == kill_rank else None, results)
+            target=_rank,
+            args=(str(run_dir), rank, world, port, kill_at if rank == kill_rank else None, number, results),
         )
         for rank in range(world)
     ]
@@ -84,7 +90,9 @@ def run(
     return Outcome([process.exitcode if process.exitcode is not None else 1 for process in ranks], points, output)
 
 
-def _rank(run_dir: str, rank: int, world: int, port: int, kill_at: tuple[str, int] | None, results: Any) -> None:
+def _rank(
+    run_dir: str, rank: int, world: int, port: int, kill_at: tuple[str, int] | None, number: int, results: Any
+) -> None:
     log = os.open(Path(run_dir) / f"rank{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -94,18 +102,17 @@ def _rank(run_dir: str, rank: int, world: int, port: int, kill_at: tuple[str, in
         os.environ.update({key: str(value) for key, value in {**shared, **own}.items()})
     import torch
 
-    from clplat import faults, registry, signals, worker
+    from clplat import faults, signals, worker
     from clplat.cli.app import guarded
 
     torch.set_num_threads(1)
     signals.install()
-    registry.add_config_dir(Path(__file__).parent / "conf")
     passed: Counter[str] = Counter()
 
     def hook(name: str) -> None:
         passed[name] += 1
         if kill_at == (name, passed[name]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     faults.hook = hook
     code = guarded(lambda: worker.run(Path(run_dir)), debug=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def test_killed_anywhere_ends_bit_identical(strategy: str, tmp_path: Path) -> No
         shutil.rmtree(killed)
 
 
-@pytest.mark.parametrize("strategy", ["ewc+er", "two-phase"])
+@pytest.mark.parametrize("strategy", ["ewc+er", *cases.TEST_ONLY])
 def test_a_rank_killed_among_two_ends_bit_identical(strategy: str, tmp_path: Path) -> None:
     whole = harness.make(tmp_path / "whole", cases.small(strategy))
     assert harness.run(whole, world=2).codes == [0, 0]
@@ -95,3 +97,36 @@ def test_optimizer_state_that_is_kept_survives(tmp_path: Path) -> None:
         assert harness.run(killed, kill_at=(point, 2)).codes == [harness.KILLED]
         assert harness.run(killed).codes == [0]
         assert harness.results(killed) == harness.results(whole), point
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_signal_stops_between_steps_and_the_run_goes_on(world: int, tmp_path: Path) -> None:
+    overrides = cases.small("ewc+er")
+    whole = harness.make(tmp_path / "whole", overrides)
+    assert harness.run(whole, world=world).codes == [0] * world
+    for number, code, point, times in (
+        (signal.SIGTERM, 75, "step", 11),
+        (signal.SIGUSR1, 75, "poll", 5),
+        (signal.SIGTERM, 75, "finish", 1),
+        (signal.SIGINT, 130, "evaluate", 9),
+    ):
+        run_dir = harness.make(tmp_path / point, overrides)
+        outcome = harness.run(run_dir, world=world, kill_at=(point, times), kill_rank=world - 1, number=number)
+        assert outcome.codes == [code] * world, outcome.output
+        assert json.loads((run_dir / "status.json").read_text())["status"] == "preempted"
+        assert "clplat resume" in outcome.output
+        last = harness.run(run_dir, world=world)
+        assert last.codes == [0] * world, last.output
+        assert harness.results(run_dir) == harness.results(whole), point
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    run_dir = harness.make(
+        tmp_path / "run", [*cases.small("naive"), "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip=null"]
+    )
+    outcome = harness.run(run_dir)
+    assert outcome.codes == [1]
+    assert "the loss is not finite at step" in outcome.output
+    assert "experience 0" in outcome.output
+    assert json.loads((run_dir / "status.json").read_text())["status"] == "failed"
+    assert not (run_dir / "results.json").exists()

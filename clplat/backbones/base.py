@@ -40,17 +40,20 @@ def in_reference_form() -> bool:
 class Backbone(nn.Module):
     """Base class of all backbones.
 
-    Subclasses take ``input_size`` first and their options as keyword-only arguments, and set ``output_size``.
+    Subclasses take ``input_size`` first and their options as keyword-only arguments, and set ``output_size``. One that
+    ``takes_shape`` is given the shape of a sample, as the scenario says it, as a second positional argument.
 
     Attributes:
         causal: output t depends on inputs up to t only.
         sequential: the order of the T steps matters; a non-sequential network treats each step by itself.
+        takes_shape: x alone does not say how its D values lie, as those of an image.
         input_size: D.
         output_size: D'.
     """
 
     causal: ClassVar[bool] = True
     sequential: ClassVar[bool] = True
+    takes_shape: ClassVar[bool] = False
     input_size: int
     output_size: int
 

@@ -87,8 +87,8 @@ class WandbMirror:
 
     Args:
         project: the W&B project.
-        mode: where to; auto takes WANDB_MODE, else goes online where an API key is configured and the server answers,
-            else offline (for ``wandb sync RUN/wandb/offline-run-*`` later).
+        mode: where to; auto takes WANDB_MODE, else goes online where an API key is configured, else offline. A server
+            that does not answer makes an online run an offline one, for ``wandb sync RUN/wandb/offline-run-*`` later.
         group: the W&B group; null makes one of strategy, backbone and scenario, so that seeds are grouped.
         tags: the W&B tags.
     """
@@ -137,7 +137,7 @@ class WandbMirror:
             "resume": "allow",
             "settings": _settings(),
         }
-        if mode == "auto" and key:
+        if key:
             try:
                 self._run = wandb.init(mode="online", **options)
             except wandb.errors.Error as error:
@@ -146,6 +146,7 @@ class WandbMirror:
                 print(f"W&B cannot be reached, going on offline: {reason}", file=sys.stderr, flush=True)
                 wandb.teardown()  # the failed attempt holds the run's id
                 wandb.setup(_settings())
+                mode = "offline"
         self._run = self._run or wandb.init(mode="offline" if mode == "auto" else mode, **options)
         if self._run.url:
             print(f"W&B: {self._run.url}", file=sys.stderr, flush=True)
@@ -153,24 +154,19 @@ class WandbMirror:
         self._run.define_metric("step")
         self._run.define_metric("train/*", step_metric="step")
         self._run.define_metric("eval/*", step_metric="experience")
-        lines = recorded(run_dir)
-        self._lines = len(lines)
-        for line in lines:
+        for line in recorded(run_dir):
             self._note(line)
-
-    def _note(self, line: Mapping[str, Any]) -> None:
-        self._axes = {"experience": line["experience"], "step": line["step"]}
-        if line["event"] == "evaluate":
-            self._rows.append((line["experience"], matrix_row(line)))
+            self._lines += 1
 
     def log(self, line: Mapping[str, Any]) -> None:
         if self._run is None:
             return
         self._note(line)
         values: dict[str, Any] = dict(scalars(line))
-        if line["event"] == "evaluate" and len(self._rows[-1][1]) <= TABLE_EACH:
+        if line.get("event") == "evaluate" and self._columns <= TABLE_EACH:
             values["eval/matrix"] = self._table()
-        self._run.log({**values, **self._axes}, step=self._lines, commit=True)
+        if values:
+            self._run.log({**values, **self._axes}, step=self._lines, commit=True)
         self._lines += 1
 
     def finish(self, results: Mapping[str, Any] | None) -> None:
@@ -185,12 +181,24 @@ class WandbMirror:
             return
         import wandb
 
-        values = {"eval/matrix": self._table(), "eval/heatmap": wandb.Plotly(heatmap(self._rows, results["metric"]))}
+        values: dict[str, Any] = {"eval/heatmap": wandb.Plotly(heatmap(self._rows, results["metric"]))}
+        if self._columns > TABLE_EACH:
+            values["eval/matrix"] = self._table()
         run.log({**values, **self._axes}, step=self._lines, commit=True)
         plain = {name: value for name, value in results.items() if isinstance(value, (str, int, float))}
         measured = {name: value for name, value in results["summary"].items() if value is not None}
         run.summary.update({**plain, **measured})
         run.finish(exit_code=0)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """Remember what later lines need of this one."""
+        self._axes = {name: line[name] for name in ("experience", "step") if name in line}
+        if line.get("event") == "evaluate":
+            self._rows.append((line["experience"], matrix_row(line)))
+
+    @property
+    def _columns(self) -> int:
+        return len(self._rows[-1][1]) if self._rows else 0
 
     def _table(self) -> wandb.Table:
         import wandb
@@ -241,7 +249,7 @@ def _settings() -> wandb.Settings:
     """Quiet, and nothing captured: code, versions, command and machine are in the run directory where they matter."""
     import wandb
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "silent": True,
         "console": "off",
         "disable_git": True,
@@ -341,7 +349,7 @@ class TensorBoardMirror:
         self._writer: SummaryWriter | None = None
 
     def start(self, run_dir: Path, config: Mapping[str, Any]) -> None:
-        lines = recorded(run_dir)
+        lines = [line for line in recorded(run_dir) if scalars(line)]
         # All from the last recorded step on is forgotten and what the record has of that step written again: a step
         # may be trained and not yet evaluated in the record, while both were logged here.
         last = lines[-1]["step"] if lines else 0
@@ -353,11 +361,11 @@ class TensorBoardMirror:
                 self.log(line)
 
     def log(self, line: Mapping[str, Any]) -> None:
-        if self._writer is None:
+        values = scalars(line)
+        if self._writer is None or not values:
             return
-        for name, value in scalars(line).items():
+        for name, value in {**values, "experience": line["experience"]}.items():
             self._writer.add_scalar(name, value, line["step"])
-        self._writer.add_scalar("experience", line["experience"], line["step"])
         if line["event"] == "evaluate":
             self._writer.flush()
 

@@ -26,6 +26,10 @@ class Segments(NamedTuple):
     leaving: Tensor | None = None
     through: Tensor | None = None
 
+    def carried(self, S: Tensor, n: int) -> Tensor:
+        """What is left of the state S (B, H, ...) behind chunk n: all of it, or zeros where a sequence began."""
+        return S if self.through is None else S.masked_fill(~self.through[:, :, n], 0)
+
 
 def segments(reset_BT: Tensor | None, T: int, C: int, device: torch.device) -> Segments:
     """The :class:`Segments` of T steps in chunks of C; ``reset_BT`` is True where a new sequence begins."""

@@ -99,5 +99,5 @@ def delta_rule_chunk(
     for n in range(q.shape[2]):
         D = U[:, :, n] - W[:, :, n] @ S
         outputs.append(q[:, :, n] @ S + scores[:, :, n] @ D)
-        S = keep(S, None if pairs.through is None else pairs.through[:, :, n]) + k[:, :, n].mT @ D
+        S = pairs.carried(S, n) + k[:, :, n].mT @ D
     return join(outputs, T), S

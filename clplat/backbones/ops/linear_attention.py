@@ -85,6 +85,6 @@ def linear_attention_chunk(
     outputs = []
     for n in range(q.shape[2]):
         outputs.append(q[:, :, n] @ S + inner[:, :, n])
-        S = keep(S, None if pairs.through is None else pairs.through[:, :, n]) + sums[:, :, n]
+        S = pairs.carried(S, n) + sums[:, :, n]
     y = join(outputs, T)
     return y[..., :V] / (y[..., V:] + EPS), S[..., :V], S[..., V]

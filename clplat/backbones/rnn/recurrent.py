@@ -1,4 +1,4 @@
-"""What the recurrent networks share: stacked layers, torch's fused kernels, and the loop that resets and padding need."""
+"""What the recurrent networks share: stacked layers, torch's fused kernels, and the loop for resets and padding."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Recurrent(Backbone):
     def __init__(self, input_size: int, *, hidden: int = 128, layers: int = 1) -> None:
         super().__init__()
         require(layers >= 1, f"a recurrent network needs at least one layer, not {layers}")
+        require(hidden >= 1, f"hidden must be at least 1, not {hidden}")
         self.input_size, self.output_size = input_size, hidden
         sizes = [input_size, *[hidden] * (layers - 1)]
         self.ih = nn.ModuleList(nn.Linear(size, self.gates * hidden) for size in sizes)
