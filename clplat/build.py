@@ -13,7 +13,7 @@ from clplat.backbones.encoder import encoded_shape
 from clplat.backbones.readout import readout_size
 from clplat.config import parts
 from clplat.errors import UsageError
-from clplat.heads.head import PerTaskHead, SharedHead
+from clplat.heads.head import GrowingHead, PerTaskHead, SharedHead
 from clplat.learner import Learner
 from clplat.randomness import derive
 from clplat.ranks import Ranks
@@ -54,7 +54,9 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
     readout = learner_settings.readout
     if readout == "auto":
         readout = entry.info.get("readout", "last")
-    features = readout_size(readout, T, backbone.output_size)
+    features = (
+        backbone.output_size if scenario.spec.target == "token" else readout_size(readout, T, backbone.output_size)
+    )
     make = registry.find("optimizer", config["optimizer"]["name"]).load()
     optimizer_options = _options(config["optimizer"])
     learner = Learner(
@@ -63,6 +65,7 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
         strategy,
         encoder=encoder,
         readout=readout,
+        target=scenario.spec.target,
         settings=trainer,
         make_optimizer=lambda groups: make(groups, **optimizer_options),
         seed=seed,
@@ -152,6 +155,10 @@ def _head(wanted: str, features: int, scenario: Scenario) -> torch.nn.Module:
             "learner.head=per-task needs task labels, which this scenario does not give: choose a task-incremental "
             "stream, e.g. --scenario split-digits scenario.setting=task"
         )
+    if wanted == "growing":
+        if spec.target != "class":
+            raise UsageError("learner.head=growing needs a classification scenario: choose shared")
+        return GrowingHead(features, spec.classes)
     if wanted == "shared" or spec.setting != "task":
         return SharedHead(features, spec.classes)
     return PerTaskHead(features, spec.classes_per_task or (spec.classes,) * scenario.tasks)

@@ -13,7 +13,8 @@ import torch
 from clplat import faults
 from clplat.errors import UsageError, suggestion
 from clplat.learner import Learner
-from clplat.scenario import Experience
+from clplat.metrics import measures
+from clplat.scenario import Experience, TensorData
 
 
 def chosen(rule: str, seen: int, total: int) -> list[int]:
@@ -36,7 +37,7 @@ def chosen(rule: str, seen: int, total: int) -> list[int]:
 def evaluate(
     learner: Learner, stream: Sequence[Experience], which: Sequence[int], batch_size: int
 ) -> dict[int, dict[str, float]]:
-    """Accuracy and mean loss on each of the chosen experiences.
+    """The mean loss and the measures of the target on each of the chosen experiences.
 
     Args:
         stream: the test stream.
@@ -44,8 +45,9 @@ def evaluate(
         batch_size: samples in a batch; no batch holds samples of two experiences.
     """
     pieces = [(j, start) for j in which for start in range(0, len(stream[j].dataset), batch_size)]
-    ranks = learner.ranks
-    table = torch.zeros(len(pieces), 2, dtype=torch.float64, device=ranks.device)
+    ranks, target = learner.ranks, learner.target
+    names = ("loss", *measures.NAMES[target])
+    table = torch.zeros(len(pieces), len(names), 2, dtype=torch.float64, device=ranks.device)
     dtype = next(learner.parameters()).dtype
     with learner.evaluating():
         for number, (j, start) in enumerate(pieces):
@@ -54,17 +56,13 @@ def evaluate(
             if number % ranks.world != ranks.rank:
                 continue
             faults.point("evaluate")
-            x, y, task = stream[j].dataset.rows(slice(start, start + batch_size))
-            x = x.to(ranks.device, dtype if x.is_floating_point() else None)
-            y = y.to(ranks.device)
-            logits = learner(x, task.to(ranks.device)).float() if dtype != torch.float64 else learner(x, task)
-            table[number, 0] = (logits.argmax(-1) == y).sum()
-            table[number, 1] = learner.base_loss(logits, y).double().sum()
-    rows = ranks.all_reduce(table).cpu()
+            rows = slice(start, min(start + batch_size, len(stream[j].dataset)))
+            x, y, task = TensorData(*stream[j].dataset.rows(rows)).to(ranks.device, dtype).rows(slice(None))
+            logits = learner(x, task)
+            table[number] = measures.table(target, logits if dtype == torch.float64 else logits.float(), y)
+    sums = ranks.all_reduce(table).cpu()
     found: dict[int, dict[str, float]] = {}
     for j in which:
-        mine = [number for number, (k, _) in enumerate(pieces) if k == j]
-        n = len(stream[j].dataset)
-        correct, loss = (float(rows[mine, column].sum()) for column in (0, 1))
-        found[j] = {"accuracy": correct / n, "loss": loss / n}
+        over_j = sums[[number for number, (k, _) in enumerate(pieces) if k == j]].sum(0)
+        found[j] = dict(zip(names, (over_j[:, 0] / over_j[:, 1]).tolist(), strict=True))
     return found

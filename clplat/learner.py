@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from clplat import faults, randomness, signals
@@ -21,8 +20,9 @@ from clplat.backbones.base import Backbone, State
 from clplat.backbones.encoder import encode
 from clplat.backbones.readout import read
 from clplat.errors import ClplatError, RunFailedError
+from clplat.metrics import measures
 from clplat.ranks import Ranks
-from clplat.scenario import Experience, TensorData
+from clplat.scenario import Experience, Target, TensorData
 from clplat.settings import TrainerSettings
 from clplat.strategy import Strategy
 
@@ -40,7 +40,8 @@ class Preempted(ClplatError):  # noqa: N818 - not an error of anybody's
 
 @dataclass
 class Output:
-    """What the network makes of a batch: logits (N, C), the features (N, F) that the head saw, the backbone's state."""
+    """What the network makes of a batch: logits (N, C), or (N, T, V) for tokens; the features (N, F) or (N, T, F) that
+    the head saw; the backbone's state."""
 
     logits: Tensor
     features: Tensor
@@ -63,6 +64,7 @@ class Learner(pl.LightningModule):
         head: from features to logits, called with (features, task).
         strategy: how it learns.
         encoder, readout: names, see ``backbones.encoder`` and ``backbones.readout``.
+        target: what is predicted; for tokens the head sees every step and the readout is not used.
         settings: how an experience is trained.
         make_optimizer: builds the optimiser from parameter groups.
         seed: of the whole run; all randomness is derived from it.
@@ -77,6 +79,7 @@ class Learner(pl.LightningModule):
         *,
         encoder: str,
         readout: str,
+        target: Target = "class",
         settings: TrainerSettings,
         make_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         seed: int = 0,
@@ -85,7 +88,7 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.backbone, self.head, self.strategy = backbone, head, strategy
-        self.encoder, self.readout, self.settings = encoder, readout, settings
+        self.encoder, self.readout, self.target, self.settings = encoder, readout, target, settings
         self.make_optimizer, self.seed = make_optimizer, seed
         self.ranks = ranks or Ranks()
         self.step = 0  # optimiser steps over the whole run
@@ -93,6 +96,7 @@ class Learner(pl.LightningModule):
         self.data: TensorData | None = None  # what is being trained on, on this rank's device
         self.steps: Steps | None = None  # the phase that is running
         self.restore_optimizer: dict[str, Any] | None = None
+        self.restore_fitting = False  # it comes from another experience: take what fits
         # What the loop hangs in: after each optimiser step, and when a signal asks for a checkpoint between two.
         self.on_step: Callable[[StepReport], None] = lambda report: None
         self.save: Callable[[], None] = lambda: None
@@ -107,12 +111,12 @@ class Learner(pl.LightningModule):
         """Run the network through the strategy's ``forward`` (or ``predict``)."""
         call = self.strategy.predict if predict else self.strategy.forward
         y_BTD, state = call(self, encode(self.encoder, x), task, None)
-        features = read(self.readout, y_BTD)
+        features = y_BTD if self.target == "token" else read(self.readout, y_BTD)
         return Output(self.head(features, task), features, state)
 
     def base_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy for each row, (N,)."""
-        return nnf.cross_entropy(logits, y, reduction="none")
+        """The task's own loss for each row, (N,); see :func:`clplat.metrics.measures.base_loss`."""
+        return measures.base_loss(self.target, logits, y)
 
     def network(self) -> dict[str, nn.Parameter]:
         """Backbone and head parameters by name: what a weight regulariser protects, without the strategy's own."""
@@ -182,8 +186,9 @@ class Learner(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Optimisers exist now: put back what a checkpoint, or the experience before, kept of them."""
         if self.restore_optimizer is not None:
-            self._optimizer().load_state_dict(self.restore_optimizer)
-            self.restore_optimizer = None
+            optimizer, state = self._optimizer(), self.restore_optimizer
+            optimizer.load_state_dict(fitting(optimizer, state) if self.restore_fitting else state)
+            self.restore_optimizer, self.restore_fitting = None, False
 
     def on_train_start(self) -> None:
         signals.install()  # Lightning has put its own SIGTERM handler in place, which would end the epoch
@@ -267,3 +272,16 @@ class Learner(pl.LightningModule):
         self.steps.position = position + 1
         self.on_step(StepReport(self.step, terms))
         return torch.stack(list(terms.values())).sum()
+
+
+def fitting(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state of the experience before, for parameters that may have grown since: a parameter whose shape
+    has changed, or that is new, starts without; the groups' options are the new optimiser's own."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {
+        number: of_it
+        for number, of_it in state["state"].items()
+        if number < len(parameters)
+        and all(t.ndim == 0 or t.shape == parameters[number].shape for t in of_it.values() if isinstance(t, Tensor))
+    }
+    return {"state": kept, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from clplat import checkpoint, evaluate, faults, lightning
+from clplat.heads.head import GrowingHead
 from clplat.learner import Learner, StepReport
 from clplat.metrics.summary import summary
 from clplat.randomness import derive
@@ -119,6 +120,8 @@ class Run:
         if self._adapted < experience.current_experience:
             self._seed("adapt", experience)
             self.learner.strategy.adapt(self.learner, experience)
+            if isinstance(self.learner.head, GrowingHead):
+                self.learner.head.grow(1 + max(experience.classes_in_this_experience))
             self.learner.to(self.ranks.device, self.dtype)
             self._adapted = experience.current_experience
 
@@ -142,7 +145,7 @@ class Run:
         if self.position < steps.total:
             learner.restore_optimizer = self._resumed_optimizer
             if self.position == 0 and main and self.keep_optimizer_state:
-                learner.restore_optimizer = self.carried
+                learner.restore_optimizer, learner.restore_fitting = self.carried, True
             learner.train()
             trainer = lightning.trainer(self.settings, self.ranks)
             self._train_started = time.monotonic()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Setting = Literal["class", "task", "domain"]
+Target = Literal["class", "token", "value"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,17 @@ class Spec:
     """What a sample and a target are, and how success is measured.
 
     Args:
-        shape: one sample's shape: (C, H, W) or (H, W) for an image, (T, D) for a sequence, (D,) for a vector.
-        classes: number of outputs of one head.
+        shape: one sample's shape: (C, H, W) or (H, W) for an image, (T, D) for a sequence, (D,) for a vector, (T,) for
+            tokens.
+        classes: number of outputs of one head: classes, the target vocabulary, or values.
         setting: class-, task- or domain-incremental (van de Ven et al. 2022). Task labels are given in ``task`` only.
         classes_per_task: outputs that exist for each task where heads are per task and tasks are uneven.
         boundaries: the learner is told when an experience ends.
         encoder: how a sample is best read as a sequence.
-        target: what is predicted.
-        metric: the primary metric; direction says whether larger or smaller is better.
+        target: what is predicted: one class, y (N,); a token at each step, y (N, T) with -100 where nothing is asked;
+            or values, y (N, K).
+        vocabulary: number of different input tokens; None where inputs are vectors or images.
+        metric: the primary metric, one of ``metrics.measures``; direction says whether larger or smaller is better.
     """
 
     shape: tuple[int, ...]
@@ -38,13 +42,14 @@ class Spec:
     classes_per_task: tuple[int, ...] = ()
     boundaries: bool = True
     encoder: str = "rows"
-    target: Literal["class"] = "class"
+    target: Target = "class"
+    vocabulary: int | None = None
     metric: str = "accuracy"
     direction: Literal["max", "min"] = "max"
 
 
 class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Samples held as tensors: x (N, ...), y (N,), task (N,). Batches are cut by index."""
+    """Samples held as tensors: x (N, ...), y (N, ...), task (N,). Batches are cut by index."""
 
     def __init__(self, x: Tensor, y: Tensor, task: Tensor | int = 0) -> None:
         self.x, self.y = x, y
@@ -66,8 +71,8 @@ class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TensorData:
         """The same samples on a device, floating-point inputs as ``dtype``."""
-        x = self.x.to(device, dtype if self.x.is_floating_point() else None)
-        return TensorData(x, self.y.to(device), self.task.to(device))
+        x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))
+        return TensorData(x, y, self.task.to(device))
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def stream(name: str, data: Sequence[TensorData]) -> tuple[Experience, ...]:
         labels = torch.unique(part.task)
         if len(labels) != 1:
             raise ValueError(f"experience {i} of the {name} stream has {len(labels)} task labels, not one")
-        classes = tuple(torch.unique(part.y).tolist())
+        classes = () if part.y.is_floating_point() else tuple(torch.unique(part.y[part.y >= 0]).tolist())
         experiences.append(Experience(part, i, int(labels), classes, name))
     return tuple(experiences)
 

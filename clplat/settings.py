@@ -53,12 +53,13 @@ class LearnerSettings:
 
     Args:
         encoder: how a sample becomes a sequence of vectors; auto asks the backbone, then the scenario.
-        head: one head for all tasks or one for each; auto takes per-task when the scenario gives task labels.
+        head: one head for all tasks, one for each, or one that grows with the classes; auto takes per-task when the
+            scenario gives task labels, else shared.
         readout: which steps of the output the head sees; auto asks the backbone.
     """
 
     encoder: Literal["auto", "rows", "pixels", "vectors"] = "auto"
-    head: Literal["auto", "shared", "per-task"] = "auto"
+    head: Literal["auto", "shared", "per-task", "growing"] = "auto"
     readout: Literal["auto", "last", "mean", "flatten"] = "auto"
 
 

@@ -44,6 +44,15 @@ class Remembering(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+def grown(old: Tensor, like: Tensor) -> Tensor:
+    """``old`` enlarged to the shape of a parameter that has grown since: what is new takes ``like``'s values."""
+    if old.shape == like.shape:
+        return old
+    new = like.detach().clone()
+    new[tuple(slice(0, n) for n in old.shape)] = old
+    return new
+
+
 def stored_bytes(state: Any) -> int:
     """Bytes of all tensors in a nested state."""
     if isinstance(state, Tensor):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clplat.errors import UsageError
 from clplat.fisher import FisherBatch, diagonal_fisher
+from clplat.state import grown
 from clplat.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class EWC(Strategy):
             flat = (torch.cat([of[name].flatten() for name in anchor]) for of in (importance, anchor))
             self._flat = (first, *flat)
         network = learner.network()
-        theta = torch.cat([network[name].flatten() for name in anchor])
+        theta = torch.cat([_overlap(network[name], old).flatten() for name, old in anchor.items()])
         _, importance_P, anchor_P = self._flat
         penalty = (importance_P * (theta - anchor_P).square()).sum() + self.recall("constant")["value"]
         return {"penalty": 0.5 * self.importance * penalty}
@@ -78,7 +79,8 @@ class EWC(Strategy):
     def finish(self, learner: Learner, experience: Experience) -> None:
         fisher = self.estimate(learner, experience)
         weights = {name: p.detach().clone() for name, p in learner.network().items()}
-        held, anchor = self.recall("importance"), self.recall("anchor")
+        held = {name: grown(old, torch.zeros_like(weights[name])) for name, old in self.recall("importance").items()}
+        anchor = {name: grown(old, weights[name]) for name, old in self.recall("anchor").items()}
         constant = self.recall("constant").get("value", next(iter(weights.values())).new_zeros(()))
         if held and self.online:
             fisher = {name: self.decay * held[name] + new for name, new in fisher.items()}
@@ -111,6 +113,11 @@ class EWC(Strategy):
         )
         learner.ranks.all_reduce_many(fisher.values())
         return fisher
+
+
+def _overlap(parameter: Tensor, old: Tensor) -> Tensor:
+    """The part of a parameter that was there before it grew."""
+    return parameter if parameter.shape == old.shape else parameter[tuple(slice(0, n) for n in old.shape)]
 
 
 def _batches(learner: Learner, data: TensorData, uniform: Tensor, size: int) -> Iterator[FisherBatch]:

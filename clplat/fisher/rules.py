@@ -14,6 +14,7 @@ permuted rows) is found out by the self-check.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ def pooled(g_NTx: Tensor, square: bool) -> Tensor:
     return g_Nx.square().sum(0) if square else g_Nx.sum(0)
 
 
-class Rule:
+class Rule(ABC):
     """What is common to all rules. ``a``, the input side, is made once; :meth:`sums` is called for each backward.
 
     Attributes:
@@ -98,19 +99,23 @@ class Rule:
             parts.append(self.output(weight.new_zeros(call.shape) if d is None else d.detach().to(weight.dtype)))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
+    @abstractmethod
     def input(self, call: Call) -> Tensor:
-        raise NotImplementedError
+        """What a call was given, as (n, T, ...)."""
 
+    @abstractmethod
     def output(self, d: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The gradient at a call's output, as (n, T, ...)."""
 
+    @abstractmethod
     def sums(self, d: Tensor, a: Tensor, square: bool) -> Iterator[tuple[str, Tensor]]:
         """(local name, sum over samples of the gradient or of its square) of each parameter. ``a`` is ``self.a``, or
         its absolute value for the scale of the self-check."""
-        raise NotImplementedError
 
 
 class LinearRule(Rule):
+    """``y = W x + b``."""
+
     module: nn.Linear
 
     def input(self, call: Call) -> Tensor:

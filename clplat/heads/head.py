@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from clplat.heads.linear import StackedLinear
@@ -20,6 +21,36 @@ class SharedHead(nn.Linear):
     def forward(self, features_NF: Tensor, task_N: Tensor | None = None) -> Tensor:
         """Logits (N, classes); the task label is not looked at."""
         return super().forward(features_NF)
+
+
+class GrowingHead(nn.Module):
+    """A linear head that has the classes seen so far; for a class that is still to come the logit is -inf.
+
+    Args:
+        features: F.
+        classes: of the whole scenario; the logits are always that wide.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.features, self.classes = features, classes
+        self.weight = nn.Parameter(torch.empty(0, features))
+        self.bias = nn.Parameter(torch.empty(0))
+
+    @torch.no_grad()
+    def grow(self, classes: int) -> None:
+        """Make room for classes 0 to ``classes`` - 1; what exists keeps its values, new rows are as nn.Linear's."""
+        if classes <= len(self.bias):
+            return
+        new = nn.Linear(self.features, classes, device=self.weight.device, dtype=self.weight.dtype)
+        new.weight[: len(self.weight)] = self.weight
+        new.bias[: len(self.bias)] = self.bias
+        self.weight, self.bias = nn.Parameter(new.weight), nn.Parameter(new.bias)
+
+    def forward(self, features_NF: Tensor, task_N: Tensor | None = None) -> Tensor:
+        """Logits (N, classes); the task label is not looked at."""
+        logits_NC = nnf.linear(features_NF, self.weight, self.bias)
+        return nnf.pad(logits_NC, (0, self.classes - logits_NC.shape[-1]), value=-torch.inf)
 
 
 class PerTaskHead(nn.Module):
@@ -44,6 +75,9 @@ class PerTaskHead(nn.Module):
         self.uneven = not bool(valid.all())
 
     def forward(self, features_NF: Tensor, task_N: Tensor) -> Tensor:
-        """Logits (N, classes of the largest task); -inf where a task has fewer."""
+        """Logits (N, classes of the largest task), or (N, T, ...) for features (N, T, F); -inf for the surplus."""
+        if features_NF.ndim == 3:
+            N, T, F = features_NF.shape
+            return self(features_NF.reshape(N * T, F), task_N.repeat_interleave(T)).reshape(N, T, -1)
         logits_NC = self.linear(features_NF, task_N)
         return logits_NC.masked_fill(~self.valid[task_N], -torch.inf) if self.uneven else logits_NC

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clplat import registry
 from clplat.backbones.base import Backbone, State, state_tensors
@@ -13,10 +14,31 @@ from clplat.backbones.base import Backbone, State, state_tensors
 B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
-SMALL = {"hidden": 8, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
+
+# Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
+VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "resnet18": [({"norm": "group"}, {"batch_norm": False})],
+}
+
+
+def all_entries() -> dict[str, registry.Entry]:
+    """conf/backbone, with the variants."""
+    found = dict(registry.entries("backbone"))
+    for name, variants in VARIANTS.items():
+        for options, info in variants:
+            label = ",".join(map(str, options.values()))
+            entry = found[name]
+            found[f"{name}[{label}]"] = replace(
+                entry, overrides={**entry.overrides, **options}, info={**entry.info, **info}
+            )
+    return found
+
+
+ENTRIES = all_entries()
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -27,13 +49,24 @@ def options(entry: registry.Entry, **more: Any) -> dict[str, Any]:
 
 
 def build(entry: registry.Entry, *, dtype: torch.dtype = torch.float64, seed: int = 0, **more: Any) -> Backbone:
-    """A small network in which no parameter is 0 or 1 by construction, so that a missing one shows."""
+    """A small network in which no parameter is 0 or 1 by construction, so that a missing one shows.
+
+    With batch norm the samples of a batch influence each other in training. An entry that declares it is held to the
+    contract in evaluation, with statistics as they are after some training.
+    """
     torch.manual_seed(seed)
     network = entry.build(D, **options(entry, **more)).to(dtype)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    return network
+        for norm in batch_norms(network):
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 2)
+    return network.eval() if entry.info.get("batch_norm") else network
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def inputs(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:

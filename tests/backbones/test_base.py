@@ -49,6 +49,12 @@ def test_reference_form_ends_with_its_block() -> None:
         ("transformer", {"ratio": 0.0}, "no width"),
         ("linear-transformer", {"heads": 0}, "multiple of heads"),
         ("linear-transformer", {"chunk": 0}, "chunk"),
+        ("delta-net", {"dim": 10, "heads": 4}, "multiple of heads"),
+        ("delta-net", {"chunk": 0}, "chunk"),
+        ("gru", {"layers": 0}, "at least one layer"),
+        ("lstm", {"hidden": 0}, "at least 1"),
+        ("resnet18", {"width": 0}, "at least 1"),
+        ("resnet18", {"norm": "layer"}, "norm"),
     ],
 )
 def test_impossible_options_are_refused(name: str, options: dict[str, float], message: str) -> None:

@@ -10,9 +10,8 @@ from torch.func import functional_call, grad, vmap
 from clplat import registry
 from clplat.backbones.base import reference_form, state_tensors
 
-from .helpers import FLAGS, B, D, T, assert_close, build, flags, floats, inputs, options
+from .helpers import ENTRIES, FLAGS, B, D, T, assert_close, build, flags, floats, inputs, options
 
-ENTRIES = registry.entries("backbone")
 entries = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES.keys())
 kinds = pytest.mark.parametrize("kind", FLAGS)
 
@@ -77,10 +76,11 @@ def test_per_sample_gradients_by_functorch(entry: registry.Entry) -> None:
 def test_weights_from_elsewhere_on_a_skeleton(entry: registry.Entry) -> None:
     network, x, arguments = build(entry), inputs(), flags("reset+mask")
     with torch.device("meta"):
-        skeleton = entry.build(D, **options(entry))
+        skeleton = entry.build(D, **options(entry)).train(network.training)
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     for keywords in ({}, arguments):
         weights = {name: scale * parameter.detach() for name, parameter in network.named_parameters()}
+        weights |= dict(network.named_buffers())
         y, state = functional_call(skeleton, weights, (x,), keywords)
         y_more, _ = functional_call(skeleton, weights, (x, state), keywords)
         expected, expected_state = network(x, **keywords)
