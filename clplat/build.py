@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from clplat import registry
-from clplat.backbones.encoder import encoded_shape
+from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
 from clplat.config import parts
 from clplat.errors import UsageError
@@ -49,8 +50,15 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
     learner_settings = LearnerSettings(**config["learner"])
     entry = registry.find("backbone", config["backbone"]["name"])
     encoder = _encoder(learner_settings.encoder, entry.info.get("encoder"), scenario.spec)
-    T, D = encoded_shape(encoder, scenario.spec.shape)
-    backbone = entry.build(D, **_options(config["backbone"]))
+    encode = Encoder(encoder, scenario.spec.shape, vocabulary=scenario.spec.vocabulary, dim=learner_settings.embedding)
+    T, D = encode.shape
+    given = (D, scenario.spec.shape) if entry.load().takes_shape else (D,)
+    backbone = entry.build(*given, **_options(config["backbone"]))
+    if ranks.world > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules()):
+        raise UsageError(
+            f"backbone {entry.name} has batch norm, whose statistics would differ on each of {ranks.world} ranks: use "
+            "trainer.devices=1, or another norm (backbone.norm=group)"
+        )
     readout = learner_settings.readout
     if readout == "auto":
         readout = entry.info.get("readout", "last")
@@ -63,7 +71,7 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
         backbone,
         _head(learner_settings.head, features, scenario),
         strategy,
-        encoder=encoder,
+        encoder=encode,
         readout=readout,
         target=scenario.spec.target,
         settings=trainer,
@@ -71,6 +79,7 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
         seed=seed,
         ranks=ranks,
     )
+    strategy.attach(learner)
     if trainer.precision == "64":
         learner.double()
     return Built(
@@ -141,14 +150,14 @@ def _encoder(wanted: str, backbones_own: str | None, spec: Spec) -> str:
     for name in (backbones_own, spec.encoder):
         if name:
             try:
-                encoded_shape(name, spec.shape)
+                encoded_shape(name, spec.shape, vocabulary=spec.vocabulary)
             except UsageError:
                 continue
             return name
-    return "vectors"
+    return "tokens" if spec.vocabulary else "vectors"
 
 
-def _head(wanted: str, features: int, scenario: Scenario) -> torch.nn.Module:
+def _head(wanted: str, features: int, scenario: Scenario) -> nn.Module:
     spec = scenario.spec
     if wanted == "per-task" and spec.setting != "task":
         raise UsageError(

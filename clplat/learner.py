@@ -7,7 +7,7 @@ of optimiser steps ("dispatch"), because Lightning's bookkeeping per call costs 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from clplat import faults, randomness, signals
 from clplat.backbones.base import Backbone, State
-from clplat.backbones.encoder import encode
+from clplat.backbones.encoder import Encoder
 from clplat.backbones.readout import read
+from clplat.batch import Batch
 from clplat.errors import ClplatError, RunFailedError
 from clplat.metrics import measures
 from clplat.ranks import Ranks
@@ -63,7 +64,8 @@ class Learner(pl.LightningModule):
         backbone: the network with sequence memory.
         head: from features to logits, called with (features, task).
         strategy: how it learns.
-        encoder, readout: names, see ``backbones.encoder`` and ``backbones.readout``.
+        encoder: makes a sequence of vectors of a sample.
+        readout: its name, see ``backbones.readout``.
         target: what is predicted; for tokens the head sees every step and the readout is not used.
         settings: how an experience is trained.
         make_optimizer: builds the optimiser from parameter groups.
@@ -77,7 +79,7 @@ class Learner(pl.LightningModule):
         head: nn.Module,
         strategy: Strategy,
         *,
-        encoder: str,
+        encoder: Encoder,
         readout: str,
         target: Target = "class",
         settings: TrainerSettings,
@@ -103,6 +105,12 @@ class Learner(pl.LightningModule):
 
     # --- the network
 
+    def train(self, mode: bool = True) -> Learner:
+        """Training or evaluation mode; also of a backbone whose weights a strategy makes, which is no submodule."""
+        super().train(mode)
+        self.backbone.train(mode)
+        return self
+
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Logits (N, C) for samples (N, ...) of the given tasks, in evaluation form."""
         return self.output(x, task, predict=True).logits
@@ -110,7 +118,7 @@ class Learner(pl.LightningModule):
     def output(self, x: Tensor, task: Tensor, *, predict: bool = False) -> Output:
         """Run the network through the strategy's ``forward`` (or ``predict``)."""
         call = self.strategy.predict if predict else self.strategy.forward
-        y_BTD, state = call(self, encode(self.encoder, x), task, None)
+        y_BTD, state = call(self, self.encoder(x), task, None)
         features = y_BTD if self.target == "token" else read(self.readout, y_BTD)
         return Output(self.head(features, task), features, state)
 
@@ -127,6 +135,34 @@ class Learner(pl.LightningModule):
     def generator(self, purpose: str, *numbers: int) -> torch.Generator:
         """A generator that depends on the run's seed, the purpose and the numbers, and on nothing else."""
         return randomness.generator(self.seed, purpose, *numbers)
+
+    def output_with(self, weights: Mapping[str, Tensor], x: Tensor, task: Tensor) -> Output:
+        """What the network would make of samples with other weights, in evaluation form: a teacher, a look-ahead.
+
+        Args:
+            weights: by the names of :meth:`network`; what is missing is as it is.
+        """
+        replaced = {f"learner.{name}": tensor for name, tensor in weights.items()}
+        training = self.training
+        self.eval()
+        try:
+            output: Output = torch.func.functional_call(_Predict(self), replaced, (x, task))
+        finally:
+            self.train(training)
+        return output
+
+    def auxiliary_gradients(self, batch: Batch, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Gradients of the mean base loss on a batch, summed over ranks; zeros where a parameter is not reached.
+
+        ``.grad`` is not touched, and dropout's noise is the batch's own.
+        """
+        with torch.enable_grad(), randomness.noise(randomness.Noise(self.seed, batch.rows, batch.step, -1)):
+            output = self.output(batch.x, batch.task)
+            loss = batch.reduce(self.strategy.base_loss(self, batch, output))
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        self.ranks.all_reduce_many(gradients)
+        return gradients
 
     def batches(self, data: TensorData, size: int = 256) -> Iterator[slice]:
         """Cut a data set into batches and yield those that are this rank's, for a sum over all of the data.
@@ -272,6 +308,17 @@ class Learner(pl.LightningModule):
         self.steps.position = position + 1
         self.on_step(StepReport(self.step, terms))
         return torch.stack(list(terms.values())).sum()
+
+
+class _Predict(nn.Module):
+    """The learner's prediction as a module's forward, which is what ``functional_call`` can call."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, x: Tensor, task: Tensor) -> Output:
+        return self.learner.output(x, task, predict=True)
 
 
 def fitting(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -45,15 +45,29 @@ class Noise:
 
     def __init__(self, seed: int, rows: Rows, *numbers: int) -> None:
         self.seed, self.rows, self.numbers, self.calls = seed, rows, numbers, 0
+        self.selected: Tensor | None = None
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Uniform numbers in [0, 1) of ``shape``; ``shape[0]`` must be the local number of rows."""
-        if shape[0] != self.rows.n_local:
-            raise ValueError(f"noise for {shape[0]} rows asked, but this rank holds {self.rows.n_local} of the batch")
+        expected = self.rows.n_local if self.selected is None else len(self.selected)
+        if shape[0] != expected:
+            raise ValueError(f"noise for {shape[0]} rows asked, but this rank holds {expected} of the batch")
         source = generator(self.seed, "noise", *self.numbers, self.calls)
         self.calls += 1
         parts = [torch.rand((n, *shape[1:]), generator=source)[start:stop] for n, start, stop in self.rows.spans]
-        return torch.cat(parts).to(device)
+        local = torch.cat(parts)
+        return (local if self.selected is None else local[self.selected.cpu()]).to(device)
+
+    def groups(self, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Go through groups of the local rows that are run one after another; each sees the noise it would see if all
+        were run at once. So it does not matter which groups a rank has."""
+        start = self.calls
+        try:
+            for rows in groups:
+                self.calls, self.selected = start, rows
+                yield rows
+        finally:
+            self.selected = None
 
 
 _current: Noise | None = None
@@ -68,6 +82,11 @@ def noise(source: Noise) -> Iterator[None]:
         yield
     finally:
         _current = before
+
+
+def groups(rows: Sequence[Tensor]) -> Iterator[Tensor]:
+    """:meth:`Noise.groups` of the step's own noise; outside a step the groups as they are."""
+    return iter(rows) if _current is None else _current.groups(rows)
 
 
 def uniform(shape: Sequence[int], device: torch.device) -> Tensor:

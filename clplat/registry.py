@@ -250,16 +250,34 @@ def entries(group: str) -> dict[str, Entry]:
 def find(group: str, name: str) -> Entry:
     """The entry called ``name``; a name with a dot or colon is a class of the user's own (``my_pkg.mod:Class``).
 
+    An entry whose ``_info_`` names one of its options as ``argument`` can be written with that option's value:
+    ``avalanche:SplitMNIST`` is the entry ``avalanche`` with ``benchmark: SplitMNIST``.
+
     Raises:
         UsageError: there is none; the message suggests what may have been meant.
     """
     files = _files(group)
     if name in files:
         return _entry(group, files[name])
+    family, colon, value = name.partition(":")
+    if colon and family in files:
+        entry = _entry(group, files[family])
+        if isinstance(entry.info.get("argument"), str):
+            return _with_argument(entry, value)
     if group != "preset" and (":" in name or "." in name):
         signature.split(name)
         return _named(group, name)
     raise UsageError(f"unknown {group} '{name}'.{suggestion(name, files)}")
+
+
+def _with_argument(entry: Entry, value: str) -> Entry:
+    argument = entry.info["argument"]
+    choices = entry.options[argument].choices
+    if choices is not None and value not in choices:
+        whole = f"{entry.name}:{value}"
+        hint = suggestion(whole, (f"{entry.name}:{choice}" for choice in choices))
+        raise UsageError(f"unknown {entry.group} '{whole}'.{hint}")
+    return replace(entry, name=f"{entry.name}:{value}", overrides={**entry.overrides, argument: value})
 
 
 @cache

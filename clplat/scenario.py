@@ -6,16 +6,16 @@ one machine, on every rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 Setting = Literal["class", "task", "domain"]
-Target = Literal["class", "token", "value"]
+Target = Literal["class", "token", "bits", "value"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Spec:
     Args:
         shape: one sample's shape: (C, H, W) or (H, W) for an image, (T, D) for a sequence, (D,) for a vector, (T,) for
             tokens.
-        classes: number of outputs of one head: classes, the target vocabulary, or values.
+        classes: number of outputs of one head: classes, the target vocabulary, bits, or values.
         setting: class-, task- or domain-incremental (van de Ven et al. 2022). Task labels are given in ``task`` only.
         classes_per_task: outputs that exist for each task where heads are per task and tasks are uneven.
         boundaries: the learner is told when an experience ends.
         encoder: how a sample is best read as a sequence.
         target: what is predicted: one class, y (N,); a token at each step, y (N, T) with -100 where nothing is asked;
-            or values, y (N, K).
+            bits at each step, y (N, T, F) of 0 and 1, with -100 where nothing is asked; or values, y (N, K).
         vocabulary: number of different input tokens; None where inputs are vectors or images.
         metric: the primary metric, one of ``metrics.measures``; direction says whether larger or smaller is better.
     """
@@ -75,6 +75,60 @@ class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return TensorData(x, y, self.task.to(device))
 
 
+class LazyData(TensorData):
+    """Samples that are loaded one by one whenever they are asked for, because all of them would not fit.
+
+    Labels and task labels are held. Asking for ``x`` loads everything.
+
+    Args:
+        load: gives sample number i, always the same.
+        y, task: as in :class:`TensorData`.
+        device, dtype: what the samples become when they are loaded; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Tensor],
+        y: Tensor,
+        task: Tensor | int = 0,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.load, self.device, self.dtype = load, device, dtype
+        self.y = y
+        self.task = torch.full((len(y),), task, dtype=torch.long) if isinstance(task, int) else task
+        if len(self.y) != len(self.task):
+            raise ValueError(f"{len(self.y)} targets and {len(self.task)} task labels")
+
+    @property
+    def x(self) -> Tensor:  # type: ignore[override]
+        return self.rows(slice(None))[0]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        return self._load([index])[0], self.y[index], self.task[index]
+
+    def rows(self, index: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """x, y and task of several samples."""
+        numbers = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
+        held = numbers.to(self.y.device)
+        return self._load(numbers.tolist()), self.y[held], self.task[held]
+
+    def _load(self, numbers: Sequence[int]) -> Tensor:
+        if not numbers:  # a rank may hold no row of a small batch; the shape is still needed
+            return self._load([0])[:0]
+        x = torch.stack([self.load(number) for number in numbers])
+        return x.to(self.device, self.dtype if x.is_floating_point() else None)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> LazyData:
+        """The same samples, brought to a device as they are loaded."""
+        y = self.y.to(device, dtype if self.y.is_floating_point() else None)
+        return LazyData(self.load, y, self.task.to(device), device=device, dtype=dtype or self.dtype)
+
+
 @dataclass(frozen=True)
 class Experience:
     """A part of a stream, with its data.
@@ -109,6 +163,12 @@ class Scenario:
     def tasks(self) -> int:
         """Number of different task labels: one more than the largest."""
         return 1 + max(experience.task_label for experience in self.train_stream)
+
+    def to_avalanche(self) -> Any:
+        """The same streams as an Avalanche benchmark; see :func:`clplat.bridge.to_avalanche`."""
+        from clplat.bridge import to_avalanche
+
+        return to_avalanche(self)
 
 
 def stream(name: str, data: Sequence[TensorData]) -> tuple[Experience, ...]:

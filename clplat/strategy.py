@@ -11,6 +11,7 @@ scalars, defaultdict, deque, frozenset, range, slice, Path, Enum, dataclass.
 
 Hooks in the order in which they run::
 
+    attach
     for each experience:
         adapt -> (heads grow) -> start
         for each phase, for each step:
@@ -74,6 +75,9 @@ class Strategy(Remembering):
     hopeless: ClassVar[tuple[str, ...]] = ()
     distributed: ClassVar[bool] = True
     name: str = ""
+
+    def attach(self, learner: Learner) -> None:
+        """The learner has been built: take over part of it, as a hypernetwork takes the backbone's weights."""
 
     def adapt(self, learner: Learner, experience: Experience) -> None:
         """Change structure only: add parameters, embeddings, prompts. Replayed on resume before the weights load."""
@@ -163,6 +167,10 @@ class Combined(Strategy):
         part = self.parts[name] if name else None
         assert part is None or isinstance(part, Strategy)
         return part
+
+    def attach(self, learner: Learner) -> None:
+        for part in self:
+            part.attach(learner)
 
     def adapt(self, learner: Learner, experience: Experience) -> None:
         for part in self:

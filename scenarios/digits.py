@@ -5,10 +5,12 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Literal
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from clplat.errors import UsageError
@@ -73,6 +75,63 @@ class PermutedDigits(Scenario):
             for name, index in split.items():
                 pixels = x[index].flatten(1)[:, order].reshape(-1, 1, 8, 8)
                 parts[name].append(TensorData(pixels, y[index]))
+        built = _scenario(Spec((1, 8, 8), 10, "domain"), parts)
+        super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)
+
+
+def rotated(images: Tensor, degrees: float) -> Tensor:
+    """Images (N, C, H, W) turned counter-clockwise about their centre, bilinearly; what lies outside is black."""
+    if degrees % 360 == 0:
+        return images.clone()  # sampling at the very pixels would still round
+    angle = torch.tensor(math.radians(degrees), dtype=torch.float64)
+    cos, sin = angle.cos(), angle.sin()
+    # Where each pixel comes from, in coordinates whose y points down.
+    turn = torch.stack([torch.stack([cos, -sin]), torch.stack([sin, cos])])
+    theta = torch.cat([turn, torch.zeros(2, 1, dtype=torch.float64)], 1).to(images.dtype)
+    grid = nnf.affine_grid(theta[None], [1, *images.shape[1:]], align_corners=False)
+    return nnf.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
+
+
+class RotatedDigits(Scenario):
+    """The same ten digits in every experience, turned by a new angle (domain-incremental).
+
+    After rotated MNIST (Lopez-Paz and Ranzato 2017). The first experience keeps them upright. The classes are shared by
+    all experiences, and no task label is given. Beyond about 90 degrees some digits begin to look like others (6 and 9).
+
+    Args:
+        experiences: how many.
+        angles: even spaces them evenly from 0 to max_angle; random draws all but the first by the seed, from 0 to
+            max_angle, in no order.
+        max_angle: in degrees, counter-clockwise, below 360.
+        test: share of the samples of each class that is kept for testing.
+        validation: share that is kept for the validation stream.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        experiences: int = 5,
+        angles: Literal["even", "random"] = "even",
+        max_angle: float = 180.0,
+        test: float = 0.2,
+        validation: float = 0.0,
+    ) -> None:
+        if experiences < 1:
+            raise UsageError(f"scenario.experiences={experiences}: at least one is needed")
+        if not 0 < max_angle < 360:
+            raise UsageError(f"scenario.max_angle={max_angle}: an angle between 0 and 360 degrees is needed")
+        share = torch.linspace(0, 1, experiences, dtype=torch.float64)
+        if angles == "random":
+            source = generator(seed, "rotated-digits")
+            share[1:] = torch.rand(experiences - 1, generator=source, dtype=torch.float64)
+        self.angles = tuple((share * max_angle).tolist())
+        x, y = _digits()
+        split = _split(seed, test, validation)
+        parts = {
+            name: [TensorData(rotated(x[index], angle), y[index]) for angle in self.angles]
+            for name, index in split.items()
+        }
         built = _scenario(Spec((1, 8, 8), 10, "domain"), parts)
         super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)
 

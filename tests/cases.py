@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clplat import registry
 
-COMBINATIONS = ("ewc+er",)
+COMBINATIONS = ("ewc+er", "lwf+agem", "hypernet+er")
 TEST_ONLY = ("tests.strategies:TwoPhase",)  # named as users name a class of their own
 
 
@@ -21,7 +21,12 @@ def small(strategy: str) -> list[str]:
     scenario = ["scenario=permuted-digits", "scenario.experiences=3"]
     if "task-labels" in needs:
         scenario = ["scenario=split-digits", "scenario.setting=task", "scenario.experiences=3"]
-    options = {"er": ["memory=20", "batch_size=7"], "ewc": ["importance=10"]}
+    options = {
+        "agem": ["memory=20", "batch_size=7"],
+        "er": ["memory=20", "batch_size=7"],
+        "ewc": ["importance=10"],
+        "hypernet": ["chunk=100", "hidden=8", "embedding=4"],
+    }
     own = [f"strategy.{part}.{option}" for part in parts for option in options.get(part, [])]
     return [
         f"strategy={strategy}",

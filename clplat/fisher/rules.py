@@ -84,7 +84,7 @@ class Rule(ABC):
             raise NotCoveredError
         self.a = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most rules have nothing further
         """Further inputs than ``a``."""
 
     @property

@@ -35,6 +35,17 @@ def token_sums(logits_NTV: Tensor, y_NT: Tensor) -> Sums:
     }
 
 
+def bit_sums(logits_NTF: Tensor, y_NTF: Tensor) -> Sums:
+    """accuracy: share of asked bits that are right, a bit being 1 where its logit is positive. sequence_accuracy: share
+    of samples whose asked bits are all right."""
+    asked_NTF = y_NTF != IGNORED
+    right_NTF = (logits_NTF > 0) == (y_NTF == 1)
+    return {
+        "accuracy": ((right_NTF & asked_NTF).sum(), asked_NTF.sum()),
+        "sequence_accuracy": ((right_NTF | ~asked_NTF).flatten(1).all(1).sum(), len(y_NTF)),
+    }
+
+
 def value_sums(predicted_NK: Tensor, y_NK: Tensor) -> Sums:
     """mse: mean squared error over samples and values."""
     return {"mse": ((predicted_NK - y_NK).double().square().sum(), y_NK.numel())}
@@ -43,23 +54,31 @@ def value_sums(predicted_NK: Tensor, y_NK: Tensor) -> Sums:
 MEASURES: dict[Target, Callable[[Tensor, Tensor], Sums]] = {
     "class": class_sums,
     "token": token_sums,
+    "bits": bit_sums,
     "value": value_sums,
 }
 NAMES: dict[Target, tuple[str, ...]] = {
     "class": ("accuracy",),
     "token": ("accuracy", "sequence_accuracy"),
+    "bits": ("accuracy", "sequence_accuracy"),
     "value": ("mse",),
 }
 
 
 def base_loss(target: Target, logits: Tensor, y: Tensor) -> Tensor:
-    """The loss of each sample, (N,): cross-entropy; for tokens its mean over the sample's labelled steps; for values
-    half the squared error summed over values, the negative log-likelihood of a unit-variance Gaussian up to a constant.
+    """The loss of each sample, (N,): cross-entropy; for tokens its mean over the sample's labelled steps; for bits the
+    binary cross-entropy, its mean over the sample's asked bits; for values half the squared error summed over values,
+    the negative log-likelihood of a unit-variance Gaussian up to a constant.
     """
     if target == "value":
         return 0.5 * (logits - y).square().flatten(1).sum(1)
     if target == "class":
         return nnf.cross_entropy(logits, y, reduction="none")
+    if target == "bits":
+        asked_NTF = (y != IGNORED).to(logits.dtype)
+        bits_NTF = (y == 1).to(logits.dtype)
+        loss_NTF = nnf.binary_cross_entropy_with_logits(logits, bits_NTF, reduction="none") * asked_NTF
+        return loss_NTF.flatten(1).sum(1) / asked_NTF.flatten(1).sum(1).clamp(min=1)
     loss_NT = nnf.cross_entropy(logits.transpose(1, 2), y, ignore_index=IGNORED, reduction="none")
     return loss_NT.sum(1) / (y != IGNORED).sum(1).clamp(min=1)
 

@@ -19,7 +19,18 @@ from clplat import config as configuration
 from clplat.errors import RunFailedError, UsageError
 
 # All that a run writes into its directory; --overwrite takes these away and leaves everything else.
-RECORDS = ("results.json", "metrics.jsonl", "timings.jsonl", "environment.json", "log.txt", "checkpoints")
+RECORDS = (
+    "results.json",
+    "metrics.jsonl",
+    "timings.jsonl",
+    "environment.json",
+    "log.txt",
+    "traceback.txt",
+    "checkpoints",
+    "wandb",
+    "csv",
+    "tensorboard",
+)
 
 
 def write_atomic(path: Path, text: str) -> None:

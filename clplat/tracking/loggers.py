@@ -83,7 +83,9 @@ class WandbMirror:
 
     Everything lies in ``RUN/wandb``. The run's id is made once and kept there, so a run that goes on after a stop is
     the same run in W&B. The axes are ``step`` for ``train/*`` and ``experience`` for ``eval/*``, and W&B's own step is
-    the number of the line in ``metrics.jsonl``: lines that come again after a stop fall on themselves.
+    the number of the line in ``metrics.jsonl``. A run that goes on shows all of its record again, but for what the
+    server has: what a killed run had not yet written to disk is there all the same, and the newest offline run alone is
+    the whole run.
 
     Args:
         project: the W&B project.
@@ -155,19 +157,23 @@ class WandbMirror:
         self._run.define_metric("train/*", step_metric="step")
         self._run.define_metric("eval/*", step_metric="experience")
         for line in recorded(run_dir):
-            self._note(line)
-            self._lines += 1
+            self._show(line, table=False)
 
     def log(self, line: Mapping[str, Any]) -> None:
+        self._show(line, table=True)
+
+    def _show(self, line: Mapping[str, Any], *, table: bool) -> None:
         if self._run is None:
             return
-        self._note(line)
+        number, self._lines = self._lines, self._lines + 1
+        self._axes = {name: line[name] for name in ("experience", "step") if name in line}
         values: dict[str, Any] = dict(scalars(line))
-        if line.get("event") == "evaluate" and self._columns <= TABLE_EACH:
-            values["eval/matrix"] = self._table()
-        if values:
-            self._run.log({**values, **self._axes}, step=self._lines, commit=True)
-        self._lines += 1
+        if line.get("event") == "evaluate":
+            self._rows.append((line["experience"], matrix_row(line)))
+            if table and self._columns <= TABLE_EACH:
+                values["eval/matrix"] = self._table()
+        if values and number >= self._run.starting_step:  # a server that knows the run may be ahead of the record
+            self._run.log({**values, **self._axes}, step=number, commit=True)
 
     def finish(self, results: Mapping[str, Any] | None) -> None:
         run, self._run = self._run, None
@@ -189,12 +195,6 @@ class WandbMirror:
         measured = {name: value for name, value in results["summary"].items() if value is not None}
         run.summary.update({**plain, **measured})
         run.finish(exit_code=0)
-
-    def _note(self, line: Mapping[str, Any]) -> None:
-        """Remember what later lines need of this one."""
-        self._axes = {name: line[name] for name in ("experience", "step") if name in line}
-        if line.get("event") == "evaluate":
-            self._rows.append((line["experience"], matrix_row(line)))
 
     @property
     def _columns(self) -> int:
@@ -260,6 +260,7 @@ def _settings() -> wandb.Settings:
         "reinit": "create_new",  # a run that somebody else has open in this process stays as it is
         "init_timeout": START_TIMEOUT,
         "finish_timeout": FINISH_TIMEOUT,
+        "x_transaction_log_flush_interval": 5.0,  # seconds of the offline file that a killed run loses
         "x_disable_stats": True,
         "x_disable_meta": True,
         "x_disable_machine_info": True,

@@ -150,7 +150,10 @@ def test_wandb_goes_on_with_the_same_id_and_the_whole_matrix(run_dir, nobody):
     assert first.exit_code == 75
     assert "preempting" in first.kinds
     assert [row["_step"] for row in first.history] == [0, 1, 3, 4]
-    assert [row["_step"] for row in second.history] == [4, 5, 6, 7]
+    # The newest holds all, once: nothing depends on what a killed run had brought to disk.
+    assert [row["_step"] for row in second.history] == [0, 1, 3, 4, 5, 6, 7]
+    assert second.series("eval/task/0", "experience") == [(-1, 0.1), (0, 0.9), (1, 0.6)]
+    assert ["eval/matrix" in row for row in second.history] == [False] * 5 + [True, False]
     assert len(matrix(second, -2)) == 5
 
 
@@ -162,8 +165,18 @@ def test_wandb_table_of_a_long_stream_comes_at_the_end(run_dir, nobody, monkeypa
     failed, done = offline_runs(run_dir)
     assert failed.exit_code == 1
     assert not any("eval/matrix" in row for row in failed.history)
-    assert ["eval/matrix" in row for row in done.history] == [False, True]
+    assert ["eval/matrix" in row for row in done.history] == [False] * 6 + [True]
     assert len(matrix(done, -1)) == 5
+
+
+def test_wandb_shows_a_server_only_what_it_does_not_have(run_dir, nobody, monkeypatch):
+    import wandb
+
+    monkeypatch.setattr(wandb.Run, "starting_step", 5)  # the killed run had sent lines 0 to 4
+    play_wandb(WandbMirror(), run_dir, LINES, RESULTS, before=3)
+    (run,) = offline_runs(run_dir)
+    assert [row["_step"] for row in run.history] == [5, 6, 7]
+    assert len(matrix(run, 1)) == 5
 
 
 def test_wandb_without_network_goes_on_offline(run_dir, nobody, monkeypatch, capfd):
@@ -275,7 +288,7 @@ def events(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def check_events(found: dict[str, list[tuple[int, float]]]) -> None:
-    wanted: dict[str, list[tuple[int, float]]] = {}
+    wanted: dict[str, list[Any]] = {}
     for line in LINES:
         for name, value in scalars(line).items():
             wanted.setdefault(name, []).append((line["step"], pytest.approx(value)))

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2 as pb
+from wandb.proto import wandb_internal_pb2
 
 HEADER, BLOCK = 7, 32 * 1024
 CHUNK = struct.Struct("<IHB")
 FULL, FIRST, LAST = 1, 2, 4
+RECORD: Any = vars(wandb_internal_pb2)["Record"]  # made at import: type checkers do not see it
 
 
 @dataclass
@@ -67,7 +68,7 @@ def read(path: Path) -> WandbFile:
     """Read all records of a file."""
     found = WandbFile(path.parent)
     for data in _records(path.read_bytes()):
-        record = pb.Record()
+        record = RECORD()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type") or ""
         found.kinds.append(kind)
