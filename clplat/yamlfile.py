@@ -22,11 +22,19 @@ class _Loader(_Base):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
+
+
 class _Dumper(yaml.SafeDumper):
     """Mappings as blocks, lists in one line, and text in quotes where any reader would take it for something else."""
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
         return super().represent_mapping(tag, mapping, flow_style=False)
+
+    def represent_scalar(self, tag: str, value: Any, style: str | None = None) -> yaml.ScalarNode:
+        if isinstance(value, str) and _LINE_BREAKS.search(value):
+            style = '"'  # the only style that escapes them; the others would fold them to spaces
+        return super().represent_scalar(tag, value, style)
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clplat import config, registry
@@ -283,6 +283,7 @@ def test_round_trip(tmp_path):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20), number=st.floats(allow_nan=False))
+@example(text="a\x85 b\u2028\u2029", number=0.0)
 def test_any_text_and_number_survive_a_round_trip(tmp_path, text, number):
     resolved = compose()
     resolved["strategy"]["label"], resolved["strategy"]["importance"] = text, number

@@ -12,14 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from clplat import __version__
-from clplat.cli import config, fit, flags, listing, resume, show
+from clplat.cli import config, evaluate, fit, flags, listing, report, resume, show
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ClplatError, suggestion
 
 app = typer.Typer(
     name="clplat",
-    help="Continual learning on sequences: train, resume, look things up.",
+    help="Continual learning on sequences: train, resume, compare, look things up.",
     epilog=flags.examples(
-        "clplat fit --strategy ewc", "clplat list strategies", "clplat show ewc", "clplat fit --help"
+        "clplat fit --strategy ewc",
+        "clplat report runs",
+        "clplat list strategies",
+        "clplat show ewc",
+        "clplat fit --help",
     ),
     no_args_is_help=False,
     invoke_without_command=True,
@@ -29,6 +33,8 @@ app = typer.Typer(
 )
 app.command("fit", epilog=fit.EPILOG)(fit.fit)
 app.command("resume", epilog=resume.EPILOG)(resume.resume)
+app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("report", epilog=report.EPILOG)(report.report)
 app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.add_typer(config.app, name="config")
@@ -50,7 +56,7 @@ def top(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Continual learning on sequences: train, resume, look things up."""
+    """Continual learning on sequences: train, resume, compare, look things up."""
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 

@@ -1,0 +1,85 @@
+"""``clplat report``: tables and figures of runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clplat.cli import flags, output
+from clplat.errors import RunFailedError, UsageError
+
+if TYPE_CHECKING:
+    from clplat.report.compare import Group
+    from clplat.report.runs import RunData
+
+EPILOG = flags.examples(
+    "clplat report runs", "clplat report runs/ewc-* --output ewc.html", "clplat report runs --json > runs.json"
+)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or folders with runs below.")],
+    target: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR|FILE", help="Where the page goes; report/ if not given.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the tables and write no page.")] = False,
+    as_json: flags.Json = False,
+    traceback: flags.Traceback = False,
+) -> None:
+    """Compare runs.
+
+    Prints tables, and writes a page with the matrices and curves that needs no network to be read. Runs that still go
+    on, failed or were stopped show what they have.
+    """
+    from clplat.report import compare, tables
+    from clplat.report.runs import load_runs
+
+    loaded = load_runs(runs)
+    found = compare.groups(loaded)
+    for run in loaded:
+        for problem in run.problems:
+            print(f"warning: {problem}", file=sys.stderr)
+    for group in found:
+        for label in group.repeated:
+            print(f"warning: {label} repeats a seed; the table over seeds counts it once", file=sys.stderr)
+    if as_json:
+        print(json.dumps(tables.as_json(loaded, found), indent=2, allow_nan=False))
+    else:
+        _print(loaded, found)
+    if target is not None or not (text or as_json):
+        path = _write(target or Path("report"), loaded, found)
+        print(f"page: {path}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _print(loaded: Sequence[RunData], found: Sequence[Group]) -> None:
+    from clplat.report import tables
+
+    output.table(*tables.summary(loaded))
+    over_seeds = tables.seeds(found)
+    if over_seeds is not None:
+        print("\nover seeds (mean ± sample standard deviation of runs that are done)")
+        output.table(*over_seeds)
+    if len(loaded) == 1 and (loaded[0].matrix or loaded[0].baseline):
+        print(f"\n{loaded[0].metric} after experience (row) on experience (column)")
+        output.table(*tables.matrix(loaded[0]))
+
+
+def _write(target: Path, loaded: Sequence[RunData], found: Sequence[Group]) -> Path:
+    """Write the page; a file that is no report of ours is left alone."""
+    from clplat.report.page import GENERATOR, page
+    from clplat.tracking.directory import write_atomic
+
+    path = target if target.suffix in (".html", ".htm") else target / "index.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and GENERATOR.encode() not in path.read_bytes()[:1000]:
+            raise UsageError(f"{path} is there already and no report of clplat; it was not touched")
+        write_atomic(path, page(loaded, found))
+    except OSError as error:
+        raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from None
+    return path

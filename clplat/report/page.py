@@ -1,0 +1,141 @@
+"""The report as one HTML file that needs nothing else: no server, no network.
+
+Names and values come from run directories that may be anybody's. Text is escaped, figures are data and no script, and
+the page's own policy lets a browser run the two scripts that are written here and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clplat import yamlfile
+from clplat.report import figures, tables
+from clplat.report.compare import Group
+from clplat.report.runs import RunData
+
+GENERATOR = '<meta name="generator" content="clplat report">'
+OPEN_UP_TO = 3  # runs whose figures are drawn at once; of more each is drawn when it is opened
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; display: block; overflow-x: auto; }
+th, td { padding: 0.25rem 0.7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #ddd; }
+td { font-variant-numeric: tabular-nums; }
+details { border-top: 1px solid #ddd; padding: 0.6rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
+.problem { color: #a33; }
+"""
+
+_SCRIPT = """
+"use strict";
+function draw(place) {
+  if (place.dataset.drawn) return;
+  place.dataset.drawn = "1";
+  const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+  Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false});
+}
+function show(part) { part.querySelectorAll("[data-figure]").forEach(draw); }
+document.querySelectorAll("details").forEach((part) => {
+  part.addEventListener("toggle", () => { if (part.open) show(part); });
+  if (part.open) show(part);
+});
+document.querySelectorAll("section > [data-figure]").forEach(draw);
+"""
+
+
+def page(runs: Sequence[RunData], found: Sequence[Group]) -> str:
+    """The whole page, plotly.js included."""
+    from plotly.offline import get_plotlyjs
+
+    scripts = [get_plotlyjs(), _SCRIPT]
+    drawn = _Figures()
+    body = [f"<h1>{_title(runs)}</h1>", *_overview(runs, found, drawn), *_details(runs, drawn)]
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    # blob: and data: are images that plotly itself draws.
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+    whole = "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            GENERATOR,
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_title(runs)}</title>",
+            f"<style>{_STYLE}</style>\n</head>\n<body>",
+            *body,
+            *drawn.blocks,
+            *(f"<script>{script}</script>" for script in scripts),
+            "</body>\n</html>\n",
+        ]
+    )
+    return whole.encode("utf-8", "replace").decode()
+
+
+class _Figures:
+    """Figures as blocks of data, and the places where they are drawn."""
+
+    def __init__(self) -> None:
+        self.blocks: list[str] = []
+
+    def place(self, figure: dict[str, Any]) -> str:
+        name = f"figure-{len(self.blocks)}"
+        self.blocks.append(f'<script type="application/json" id="{name}">{_data(figure)}</script>')
+        return f'<div data-figure="{name}"></div>'
+
+
+def _data(value: Any) -> str:
+    """JSON in which nothing can end, or begin, an element."""
+    text = json.dumps(value, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _sha256(script: str) -> str:
+    # A browser reads line ends of any kind as \n before it hashes.
+    plain = script.replace("\r\n", "\n").replace("\r", "\n")
+    return base64.b64encode(hashlib.sha256(plain.encode()).digest()).decode()
+
+
+def _title(runs: Sequence[RunData]) -> str:
+    return html.escape(runs[0].label) if len(runs) == 1 else f"{len(runs)} runs"
+
+
+def _overview(runs: Sequence[RunData], found: Sequence[Group], drawn: _Figures) -> Iterator[str]:
+    yield "<section>"
+    yield from (f'<p class="problem">{html.escape(problem)}</p>' for run in runs for problem in run.problems)
+    yield _table(tables.summary(runs))
+    over_seeds = tables.seeds(found)
+    if over_seeds is not None:
+        yield f"<h2>Over seeds</h2>\n<p>Mean ± sample standard deviation of runs that are done.</p>{_table(over_seeds)}"
+    if any(run.matrix for run in runs):
+        yield drawn.place(figures.average_seen(runs))
+    yield "</section>"
+
+
+def _details(runs: Sequence[RunData], drawn: _Figures) -> Iterator[str]:
+    for run in runs:
+        is_open = " open" if len(runs) <= OPEN_UP_TO else ""
+        yield f"<details{is_open}><summary>{html.escape(run.label)} ({html.escape(run.state)})</summary>"
+        if run.matrix or run.baseline:
+            yield drawn.place(figures.matrix(run))
+            yield drawn.place(figures.curves(run))
+        else:
+            yield "<p>Nothing has been evaluated yet.</p>"
+        if run.reasons:
+            reasons = "; ".join(f"no {name}: {reason}" for name, reason in run.reasons.items())
+            yield f"<p>{html.escape(reasons)}</p>"
+        yield f"<pre>{html.escape(yamlfile.dump(run.config))}</pre>" if run.config else ""
+        yield "</details>"
+
+
+def _table(table: tables.Table) -> str:
+    head, rows = table
+    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    return f"<table><tr>{names}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"

@@ -1,0 +1,251 @@
+"""Reading run directories: what they hold so far, whether the run is done, goes on, failed or was stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clplat import yamlfile
+from clplat.errors import ClplatError, UsageError
+from clplat.tracking import directory
+
+Row = list[float | None]
+
+SUMMARY = ("ACC", "forgetting", "BWT", "FWT", "learning_accuracy", "average_incremental")
+SILENCE = 600.0  # seconds without a heartbeat after which a run that says it runs is called silent
+
+
+@dataclass
+class RunData:
+    """A run as far as it has come.
+
+    Args:
+        path: the run directory.
+        label: what to call it, unique among those that were loaded together.
+        config: its resolved configuration, unchecked; empty where it cannot be read.
+        status: created, running, done, failed, preempted or unknown.
+        silent: seconds since the last heartbeat of a run that says it runs, once that is long ago; else 0.
+        metric, direction: the primary metric, and whether larger (max) or smaller (min) is better.
+        baseline: the metric of the untrained network on each experience; None where it was not measured.
+        matrix: the metric after experience i on experience j.
+        summary: summary metrics by name, over the experiences so far.
+        reasons: for each that is None why.
+        seconds: how long the run took, or has taken so far.
+        steps: optimiser steps.
+        problems: one line for each thing that could not be read.
+    """
+
+    path: Path
+    label: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    status: str = "unknown"
+    silent: float = 0.0
+    metric: str = "accuracy"
+    direction: str = "max"
+    baseline: Row | None = None
+    matrix: list[Row] = field(default_factory=list)
+    summary: dict[str, float | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    steps: int | None = None
+    problems: list[str] = field(default_factory=list)
+
+    def name(self, group: str) -> str:
+        """What is chosen in a section of the configuration, such as the strategy."""
+        section = self.config.get(group)
+        name = section.get("name") if isinstance(section, Mapping) else section
+        return text(name) if isinstance(name, str) else "?"
+
+    @property
+    def seed(self) -> str:
+        """The seed as text."""
+        return text(self.config.get("seed", "?"))
+
+    @property
+    def state(self) -> str:
+        """The status in words: of a run that is not done with how far it came."""
+        words = self.status
+        if self.silent:
+            words += f", silent for {self.silent / 3600:.1f} h"
+        return words if self.status == "done" or not self.matrix else f"{words} ({len(self.matrix)} evaluated)"
+
+    @property
+    def average_seen(self) -> Row:
+        """After each experience, the mean of the metric over the experiences seen so far that were evaluated."""
+        means: Row = []
+        for i, row in enumerate(self.matrix):
+            seen = [value for value in row[: i + 1] if value is not None]
+            means.append(sum(seen) / len(seen) if seen else None)
+        return means
+
+
+def text(value: Any) -> str:
+    """Something that a run directory says, as one line that can be printed and written: no control characters, which
+    a terminal would obey, and no halves of characters."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "\ufffd", str(value).encode("utf-8", "replace").decode())
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """The run directories among ``paths`` and in the folders below them, each once.
+
+    Raises:
+        UsageError: a path is neither a run directory nor a folder that holds one.
+    """
+    found: dict[Path, Path] = {}
+    problems = []
+    for path in paths:
+        here = list(_walk(path))
+        if not here:
+            what = "is no run directory and holds none" if path.is_dir() else "there is no such folder"
+            problems.append(f"{path}: {what}")
+        found |= {run.resolve(): run for run in here if run.resolve() not in found}
+    if problems:
+        raise UsageError(*problems)
+    return list(found.values())
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    for folder, below, _ in os.walk(path):
+        if directory.is_run(Path(folder)):
+            below.clear()  # what lies in a run is the run's
+            yield Path(folder)
+        below.sort()
+
+
+def load_runs(paths: Sequence[Path], now: float | None = None) -> list[RunData]:
+    """Read all runs that :func:`find` finds; what is damaged is named in ``problems`` and left out.
+
+    Args:
+        paths: run directories, or folders with some below.
+        now: the time that heartbeats are compared with; the clock's by default.
+    """
+    folders = find(paths)
+    resolved = [str(folder.resolve()) for folder in folders]
+    common = os.path.commonpath(resolved) if len(folders) > 1 else os.path.dirname(resolved[0])
+    runs = [load(folder, now) for folder in folders]
+    for run, full in zip(runs, resolved, strict=True):
+        run.label = text(os.path.relpath(full, common))
+    return sorted(runs, key=lambda run: run.label)
+
+
+def load(path: Path, now: float | None = None) -> RunData:
+    """Read one run directory."""
+    run = RunData(path, label=text(path.name))
+    try:
+        run.config, _ = yamlfile.read(path / "config.yaml")
+    except UsageError as error:
+        run.problems += error.messages
+    status = directory.read_status(path)
+    run.status = text(status["status"])
+    beat = _number(status.get("time"))
+    if run.status == "running" and beat is not None:
+        age = (time.time() if now is None else now) - beat
+        run.silent = age if age > SILENCE else 0.0
+    _read_lines(run)
+    try:
+        results = directory.results(path)
+    except ClplatError as error:
+        run.problems.append(str(error))
+        results = None
+    if results is not None:
+        _take_results(run, results)
+    if run.seconds is None:
+        run.seconds = _last_seconds(path)
+    run.problems = [text(problem) for problem in run.problems]
+    return run
+
+
+def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
+    """``results.json`` goes before what the lines said."""
+    rows = results.get("matrix")
+    matrix = [_row(row) for row in rows] if isinstance(rows, list) else [None]
+    if any(row is None for row in matrix):
+        run.problems.append(f"{run.path / 'results.json'}: its matrix is none")
+        return
+    run.matrix = [row for row in matrix if row is not None]
+    run.baseline = _row(results.get("baseline")) or run.baseline
+    run.metric = text(results.get("metric", run.metric))
+    run.direction = "min" if results.get("direction") == "min" else "max"
+    run.summary = _numbers(results.get("summary")) or run.summary
+    reasons = results.get("reasons")
+    run.reasons = {text(k): text(v) for k, v in reasons.items()} if isinstance(reasons, Mapping) else {}
+    run.seconds = _number(results.get("seconds"))
+    steps = _number(results.get("steps"))
+    run.steps = run.steps if steps is None else int(steps)
+
+
+def _read_lines(run: RunData) -> None:
+    """The evaluations in ``metrics.jsonl``. A last line without its end is still being written."""
+    path = run.path / "metrics.jsonl"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        run.problems.append(f"{path}: {error.strerror}")
+        return
+    damaged = []
+    for number, text in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError
+            _take_line(run, line)
+        except (ValueError, RecursionError):
+            damaged.append(number)
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        run.problems.append(f"{path}:{damaged[0]}{more}: not a line of the record; left out")
+
+
+def _take_line(run: RunData, line: Mapping[str, Any]) -> None:
+    step = _number(line.get("step"))
+    run.steps = run.steps if step is None else int(step)
+    if line.get("event") != "evaluate":
+        return
+    metric = next((key for key, value in line.items() if isinstance(value, list) and key != "test_loss"), None)
+    row, after = _row(line.get(metric)) if metric else None, line.get("experience")
+    if metric is None or row is None or not isinstance(after, int) or not -1 <= after < max(len(row), 1):
+        raise ValueError
+    run.metric = text(metric)
+    if after < 0:
+        run.baseline = row
+        return
+    run.matrix += [[None] * len(row) for _ in range(after + 1 - len(run.matrix))]
+    run.matrix[after] = row
+    run.summary = _numbers(line.get("summary"))
+
+
+def _last_seconds(path: Path) -> float | None:
+    """How long a run has taken, by the last whole line of ``timings.jsonl``."""
+    try:
+        lines = (path / "timings.jsonl").read_bytes().split(b"\n")[:-1]
+        return _number(json.loads(lines[-1])["at_seconds"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _row(value: Any) -> Row | None:
+    """A row of the matrix: numbers and nulls; None where it is no such thing."""
+    return [_number(item) for item in value] if isinstance(value, list) and value else None
+
+
+def _numbers(value: Any) -> dict[str, float | None]:
+    return {str(key): _number(item) for key, item in value.items()} if isinstance(value, Mapping) else {}
