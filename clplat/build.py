@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from clplat import registry
+from clplat.backbones.base import Backbone
 from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
 from clplat.config import parts
@@ -42,53 +43,85 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
         UsageError: parts that do not fit, with the reason and what would.
     """
     seed = int(config["seed"])
-    trainer = TrainerSettings(**_options(config["trainer"]))
-    _check(trainer)
-    scenario = registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"]))
-    torch.default_generator.manual_seed(derive(seed, "init"))
-    strategy = build_strategy(config["strategy"])
-    learner_settings = LearnerSettings(**config["learner"])
     entry = registry.find("backbone", config["backbone"]["name"])
-    encoder = _encoder(learner_settings.encoder, entry.info.get("encoder"), scenario.spec)
-    encode = Encoder(encoder, scenario.spec.shape, vocabulary=scenario.spec.vocabulary, dim=learner_settings.embedding)
-    T, D = encode.shape
-    given = (D, scenario.spec.shape) if entry.load().takes_shape else (D,)
-    backbone = entry.build(*given, **_options(config["backbone"]))
+    options, optimizer_options = _options(config["backbone"]), _options(config["optimizer"])
+    make = registry.find("optimizer", config["optimizer"]["name"]).load()
+
+    def backbone(*given: Any) -> Backbone:
+        built: Backbone = entry.build(*(given if entry.load().takes_shape else given[:1]), **options)
+        return built
+
+    return assemble(
+        registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"])),
+        lambda: build_strategy(config["strategy"]),
+        backbone,
+        trainer=TrainerSettings(**_options(config["trainer"])),
+        learner_settings=LearnerSettings(**config["learner"]),
+        eval_settings=EvalSettings(**config["eval"]),
+        make_optimizer=lambda groups: make(groups, **optimizer_options),
+        keep_optimizer_state=bool(optimizer_options.get("keep_state", False)),
+        hints=entry.info,
+        seed=seed,
+        ranks=ranks,
+    )
+
+
+def assemble(
+    scenario: Scenario,
+    make_strategy: Callable[[], Strategy],
+    make_backbone: Callable[[int, tuple[int, ...]], Backbone],
+    *,
+    trainer: TrainerSettings,
+    learner_settings: LearnerSettings,
+    eval_settings: EvalSettings,
+    make_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+    keep_optimizer_state: bool = False,
+    hints: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    ranks: Ranks | None = None,
+) -> Built:
+    """Put the parts of a run together.
+
+    Args:
+        make_strategy: makes the strategy, with the run's own initial randomness.
+        make_backbone: called with (D, shape of a sample).
+        hints: the backbone's own choice of ``encoder`` and ``readout``, for where the settings say auto.
+
+    Raises:
+        UsageError: parts that do not fit, with the reason and what would.
+    """
+    _check(trainer)
+    ranks, hints, spec = ranks or Ranks(), hints or {}, scenario.spec
+    torch.default_generator.manual_seed(derive(seed, "init"))
+    strategy = make_strategy()
+    name = _encoder(learner_settings.encoder, hints.get("encoder"), spec)
+    encoder = Encoder(name, spec.shape, vocabulary=spec.vocabulary, dim=learner_settings.embedding)
+    T, D = encoder.shape
+    backbone = make_backbone(D, spec.shape)
     if ranks.world > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules()):
         raise UsageError(
-            f"backbone {entry.name} has batch norm, whose statistics would differ on each of {ranks.world} ranks: use "
-            "trainer.devices=1, or another norm (backbone.norm=group)"
+            f"{type(backbone).__name__} has batch norm, whose statistics would differ on each of {ranks.world} ranks: "
+            "use trainer.devices=1, or another norm (backbone.norm=group)"
         )
-    readout = learner_settings.readout
-    if readout == "auto":
-        readout = entry.info.get("readout", "last")
-    features = (
-        backbone.output_size if scenario.spec.target == "token" else readout_size(readout, T, backbone.output_size)
-    )
-    make = registry.find("optimizer", config["optimizer"]["name"]).load()
-    optimizer_options = _options(config["optimizer"])
+    readout = learner_settings.readout if learner_settings.readout != "auto" else hints.get("readout", "last")
+    width = backbone.output_size
+    features = width if spec.target == "token" else readout_size(readout, T, width)
     learner = Learner(
         backbone,
         _head(learner_settings.head, features, scenario),
         strategy,
-        encoder=encode,
+        encoder=encoder,
         readout=readout,
-        target=scenario.spec.target,
+        target=spec.target,
         settings=trainer,
-        make_optimizer=lambda groups: make(groups, **optimizer_options),
+        make_optimizer=make_optimizer,
         seed=seed,
         ranks=ranks,
     )
     strategy.attach(learner)
     if trainer.precision == "64":
         learner.double()
-    return Built(
-        learner,
-        scenario,
-        EvalSettings(**config["eval"]),
-        bool(optimizer_options.get("keep_state", False)),
-        pairing(strategy, scenario.spec, ranks.world),
-    )
+    return Built(learner, scenario, eval_settings, keep_optimizer_state, pairing(strategy, spec, ranks.world))
 
 
 def build_strategy(section: Mapping[str, Any]) -> Strategy:
