@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from clplat import registry
+from clplat.build import Built, build
+from clplat.config import compose
+from clplat.loop import Run
+from clplat.ranks import Ranks
 
 COMBINATIONS = ("ewc+er", "lwf+agem", "hypernet+er")
-TEST_ONLY = ("tests.strategies:TwoPhase",)  # named as users name a class of their own
+TEST_ONLY = ("tests.probes:TwoPhase",)  # named as users name a class of their own
 
 
 def strategies() -> list[str]:
@@ -45,3 +52,24 @@ def small(strategy: str) -> list[str]:
         "trainer.dispatch=4",
         "optimizer.lr=0.01",
     ]
+
+
+def built(strategy: str, *overrides: str) -> Built:
+    """The parts of a small run, in this process."""
+    return build(compose([*small(strategy), "trainer.accelerator=cpu", *overrides]), Ranks())
+
+
+def run(one: Built) -> dict[str, Any]:
+    """Run it; nothing is written."""
+    return Run(one.learner, one.scenario, eval_settings=one.eval_settings).execute()
+
+
+def before(strategy: Any, hook: str, call: Callable[..., object]) -> None:
+    """Call something with a hook's arguments each time before the hook runs."""
+    original = getattr(strategy, hook)
+
+    def both(*arguments: Any) -> Any:
+        call(*arguments)
+        return original(*arguments)
+
+    setattr(strategy, hook, both)

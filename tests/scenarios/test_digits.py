@@ -5,37 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clplat import registry
 from clplat.errors import UsageError
-from clplat.scenario import Scenario, TensorData, class_groups, stream
-
-
-def build(name: str, seed: int = 0, **options: object) -> Scenario:
-    return registry.find("scenario", name).build(seed, **options)
-
-
-@pytest.mark.parametrize("name", registry.names("scenario"))
-def test_streams_are_a_function_of_the_seed(name: str) -> None:
-    first, again, other = build(name, 3), build(name, 3), build(name, 4)
-    for a, b in zip(first.train_stream, again.train_stream, strict=True):
-        assert torch.equal(a.dataset.x, b.dataset.x)
-        assert torch.equal(a.dataset.y, b.dataset.y)
-    assert any(
-        a.dataset.x.shape != b.dataset.x.shape or not torch.equal(a.dataset.x, b.dataset.x)
-        for a, b in zip(first.train_stream, other.train_stream, strict=True)
-    )
-
-
-@pytest.mark.parametrize("name", registry.names("scenario"))
-def test_avalanches_nouns_are_there_and_true(name: str) -> None:
-    scenario = build(name)
-    for stream_name in ("train", "test"):
-        for i, experience in enumerate(getattr(scenario, f"{stream_name}_stream")):
-            assert experience.current_experience == i
-            assert experience.origin_stream == stream_name
-            assert set(experience.classes_in_this_experience) == set(experience.dataset.y.tolist())
-            assert set(experience.dataset.task.tolist()) == {experience.task_label}
-            assert experience.dataset.x.shape[1:] == scenario.spec.shape
+from clplat.scenario import LazyData, TensorData, class_groups, stream
+from clplat.scenarios.digits import RotatedDigits, rotated
+from tests.scenarios.streams import build
 
 
 def test_permuted_digits_permute_pixels_and_nothing_else() -> None:
@@ -51,6 +24,37 @@ def test_permuted_digits_permute_pixels_and_nothing_else() -> None:
         blank = train.dataset.x.flatten(1).amax(0) == 0
         assert blank.any()
         assert (test.dataset.x.flatten(1)[:, blank].amax(0) == 0).float().mean() > 0.8
+
+
+def test_rotated_digits_are_the_digits_turned() -> None:
+    scenario = RotatedDigits(2, experiences=3)
+    upright = build("permuted-digits", 2, experiences=1)
+    assert scenario.angles == (0, 90, 180)
+    for ours, plain in ((scenario.train_stream, upright.train_stream), (scenario.test_stream, upright.test_stream)):
+        x, y = plain[0].dataset.x, plain[0].dataset.y
+        assert torch.equal(ours[0].dataset.x, x)
+        for quarters, experience in enumerate(ours):
+            assert torch.equal(experience.dataset.y, y)
+            assert torch.allclose(experience.dataset.x, torch.rot90(x, quarters, (2, 3)), atol=1e-5)
+
+
+def test_rotation_is_bilinear_and_counter_clockwise() -> None:
+    images = torch.zeros(1, 1, 9, 9)
+    images[0, 0, 4, 8] = 1  # right of the centre: 45 degrees on it is up right, between pixels
+    turned = rotated(images, 45)[0, 0]
+    place = 4 + torch.tensor([-1.0, 1.0]) * 4 * 0.5**0.5
+    weights = turned / turned.sum()
+    grid = torch.arange(9.0)
+    assert torch.allclose(torch.stack([(weights.sum(1) * grid).sum(), (weights.sum(0) * grid).sum()]), place, atol=0.2)
+    assert torch.equal(rotated(images, 360), images)
+
+
+def test_random_angles_come_from_the_seed() -> None:
+    first, again, other = (RotatedDigits(seed, angles="random", max_angle=90).angles for seed in (1, 1, 2))
+    assert first == again != other
+    assert first[0] == 0
+    assert all(0 < angle < 90 for angle in first[1:])
+    assert RotatedDigits(0, experiences=1).angles == (0,)
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.1])
@@ -92,6 +96,9 @@ def test_settings_differ_in_labels_only() -> None:
     [
         ("permuted-digits", {"experiences": 0}, "experiences=0"),
         ("split-digits", {"experiences": 11}, "experiences=11"),
+        ("rotated-digits", {"experiences": 0}, "experiences=0"),
+        ("rotated-digits", {"max_angle": 0.0}, "between 0 and 360"),
+        ("rotated-digits", {"max_angle": 360.0}, "between 0 and 360"),
         ("permuted-digits", {"test": 0.0}, "test=0.0"),
         ("permuted-digits", {"test": 1.5}, "test=1.5"),
         ("split-digits", {"test": 0.5, "validation": 0.5}, "nothing to train on"),
@@ -112,3 +119,28 @@ def test_an_experience_has_one_task_label() -> None:
         stream("train", [mixed])
     with pytest.raises(ValueError, match="2 samples, 3 targets"):
         TensorData(torch.zeros(2, 3), torch.zeros(3))
+
+
+def test_lazy_data_is_the_same_data() -> None:
+    x = torch.arange(12).reshape(6, 2)
+    y, task = torch.arange(6) % 3, torch.full((6,), 2)
+    asked: list[int] = []
+
+    def load(index: int) -> torch.Tensor:
+        asked.append(index)
+        return x[index].float()
+
+    held, lazy = TensorData(x.float(), y, task), LazyData(load, y, 2)
+    for index in (slice(1, 3), slice(None), torch.tensor([5, 0, 0]), slice(2, 2)):
+        for a, b in zip(held.rows(index), lazy.rows(index), strict=True):
+            assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(held[4], lazy[4], strict=True))
+    assert len(lazy) == 6
+    assert torch.equal(lazy.x, held.x)
+    moved = lazy.to(torch.device("cpu"), torch.float64)
+    assert moved.rows(slice(0, 2))[0].dtype == torch.float64
+    asked.clear()
+    moved.rows(torch.tensor([3]))
+    assert asked == [3]  # nothing but what was asked for
+    with pytest.raises(ValueError, match="6 targets and 2 task labels"):
+        LazyData(load, y, task[:2])

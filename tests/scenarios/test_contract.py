@@ -1,0 +1,143 @@
+"""What every scenario of conf/ keeps to: streams are functions of the seed, and the spec tells the truth."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from clplat import registry
+from clplat.backbones.encoder import encoded_shape
+from clplat.metrics import measures
+from clplat.scenario import Experience, Scenario, TensorData
+from tests.scenarios.streams import NAMES, build, in_settings
+
+DTYPES = {"class": torch.long, "token": torch.long, "bits": torch.long, "value": torch.float32}
+EVERY = pytest.mark.parametrize(("name", "setting"), in_settings())
+
+
+@cache
+def made(name: str, setting: str | None = None, seed: int = 0) -> Scenario:
+    return build(name, seed, **({"setting": setting} if setting else {}))
+
+
+def streams(scenario: Scenario) -> dict[str, list[Experience]]:
+    return {"train": list(scenario.train_stream), "test": list(scenario.test_stream)}
+
+
+def equal(a: TensorData, b: TensorData) -> bool:
+    pairs = ((a.x, b.x), (a.y, b.y), (a.task, b.task))
+    return all(s.dtype == t.dtype and torch.equal(s, t) for s, t in pairs)
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name: str, setting: str | None) -> None:
+    torch.manual_seed(123)  # a generator that is not theirs must not matter
+    again = made.__wrapped__(name, setting, 0)
+    other = made(name, setting, 1)
+    for stream, experiences in streams(made(name, setting)).items():
+        for i, experience in enumerate(experiences):
+            assert equal(experience.dataset, streams(again)[stream][i].dataset)
+            assert not equal(experience.dataset, streams(other)[stream][i].dataset)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_building_leaves_torchs_own_generator_alone(name: str) -> None:
+    torch.manual_seed(5)
+    build(name, 3)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+@EVERY
+def test_avalanches_nouns_are_there_and_true(name: str, setting: str | None) -> None:
+    scenario = made(name, setting)
+    for stream, experiences in streams(scenario).items():
+        assert len(experiences) == len(scenario.train_stream)
+        for i, experience in enumerate(experiences):
+            y = experience.dataset.y
+            assert experience.current_experience == i
+            assert experience.origin_stream == stream
+            assert experience.classes_in_this_experience == tuple(sorted(set(y[y >= 0].tolist())))
+            assert set(experience.dataset.task.tolist()) == {experience.task_label}
+    assert scenario.spec.setting in registry.find("scenario", name).info["settings"]
+    assert scenario.spec.setting == (setting or scenario.spec.setting)
+
+
+@EVERY
+def test_samples_and_targets_are_what_the_spec_says(name: str, setting: str | None) -> None:
+    spec = made(name, setting).spec
+    target_shape = {
+        "class": (),
+        "token": spec.shape[:1],
+        "bits": (*spec.shape[:1], spec.classes),
+        "value": (spec.classes,),
+    }[spec.target]
+    for experiences in streams(made(name, setting)).values():
+        for data in (e.dataset for e in experiences):
+            assert data.x.shape[1:] == spec.shape
+            assert data.x.dtype == (torch.float32 if spec.vocabulary is None else torch.long)
+            assert data.y.shape[1:] == target_shape
+            assert data.y.dtype == DTYPES[spec.target]
+            assert data.x.isfinite().all()
+            if spec.vocabulary is not None:
+                assert data.x.min() >= 0
+                assert data.x.max() < spec.vocabulary
+            if spec.target == "value":
+                continue
+            asked = data.y[data.y != measures.IGNORED]
+            assert len(asked)
+            assert asked.min() >= 0
+            assert asked.max() < (2 if spec.target == "bits" else spec.classes)
+            if spec.target != "class":  # every sample asks something
+                assert (data.y != measures.IGNORED).flatten(1).any(1).all()
+    encoded_shape(spec.encoder, spec.shape, vocabulary=spec.vocabulary)
+    assert spec.metric in measures.NAMES[spec.target]
+
+
+@EVERY
+def test_every_class_and_task_is_there(name: str, setting: str | None) -> None:
+    scenario = made(name, setting)
+    spec = scenario.spec
+    labels = [e.task_label for e in scenario.train_stream]
+    assert labels == [e.task_label for e in scenario.test_stream]
+    assert sorted(set(labels)) == list(range(scenario.tasks))
+    assert scenario.tasks == 1 or spec.setting == "task"
+    sizes = spec.classes_per_task or (spec.classes,) * scenario.tasks
+    for train, test in zip(scenario.train_stream, scenario.test_stream, strict=True):
+        assert train.classes_in_this_experience == test.classes_in_this_experience
+        if spec.setting == "task" and spec.target == "class":
+            assert train.classes_in_this_experience == tuple(range(sizes[train.task_label]))
+    if spec.target == "class":
+        found = {c for e in scenario.train_stream for c in e.classes_in_this_experience}
+        assert found == set(range(spec.classes))
+
+
+@EVERY
+def test_no_sample_is_in_train_and_test(name: str, setting: str | None) -> None:
+    scenario = made(name, setting)
+    for train, test in zip(scenario.train_stream, scenario.test_stream, strict=True):
+        rows = {row.numpy().tobytes() for row in train.dataset.x}
+        assert not rows & {row.numpy().tobytes() for row in test.dataset.x}
+
+
+@EVERY
+def test_the_measures_of_the_target_take_its_samples(name: str, setting: str | None) -> None:
+    """A network that answers anything gets a value of every measure, by shapes the spec tells alone."""
+    spec = made(name, setting).spec
+    y = made(name, setting).test_stream[0].dataset.y[:7]
+    steps = spec.shape[:1] if spec.target in ("token", "bits") else ()
+    logits = torch.randn(7, *steps, spec.classes, generator=torch.Generator().manual_seed(0))
+    table = measures.table(spec.target, logits, y)
+    assert table.shape == (1 + len(measures.NAMES[spec.target]), 2)
+    assert (table[:, 1] > 0).all()
+    assert table.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("experiences", [1, 2])
+def test_the_number_of_experiences_is_the_one_asked_for(name: str, experiences: int) -> None:
+    scenario = build(name, experiences=experiences)
+    assert len(scenario.train_stream) == len(scenario.test_stream) == experiences
