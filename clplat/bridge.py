@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -34,6 +35,16 @@ class _Part:
 
     def load(self, index: int) -> Tensor:
         return _tensor(self.dataset[index][0])
+
+
+def import_avalanche() -> None:
+    """Import Avalanche, on any rank.
+
+    One of its modules makes a logger while it is imported, which Avalanche refuses to all ranks but the first (0.6.0).
+    It gets told that there is no other rank until it is there.
+    """
+    with mock.patch.object(torch.distributed, "is_initialized", return_value=False):
+        import avalanche.benchmarks  # noqa: F401
 
 
 def from_avalanche(
@@ -91,6 +102,7 @@ def to_avalanche(scenario: Scenario) -> Any:
     Its samples are triples (x, y, task label). Experiences have ``task_label`` and, where the target is one class,
     ``classes_in_this_experience`` and the other class lists of Avalanche.
     """
+    import_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
     from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
     from avalanche.benchmarks.utils.classification_dataset import TaskAwareClassificationDataset

@@ -69,6 +69,10 @@ class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
             index = index.to(self.x.device)
         return self.x[index], self.y[index], self.task[index]
 
+    def subset(self, index: Tensor) -> TensorData:
+        """The samples at some positions, as a data set of its own."""
+        return TensorData(*self.rows(index))
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TensorData:
         """The same samples on a device, floating-point inputs as ``dtype``."""
         x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))
@@ -122,6 +126,12 @@ class LazyData(TensorData):
             return self._load([0])[:0]
         x = torch.stack([self.load(number) for number in numbers])
         return x.to(self.device, self.dtype if x.is_floating_point() else None)
+
+    def subset(self, index: Tensor) -> LazyData:
+        """The samples at some positions, still loaded when they are asked for."""
+        numbers, held = index.tolist(), index.to(self.y.device)
+        load = self.load  # not self, whose labels need not be kept
+        return LazyData(lambda i: load(numbers[i]), self.y[held], self.task[held], device=self.device, dtype=self.dtype)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> LazyData:
         """The same samples, brought to a device as they are loaded."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from clplat.bridge import from_avalanche
+from clplat.bridge import from_avalanche, import_avalanche
 from clplat.errors import MissingError, UsageError
 from clplat.scenario import Scenario
 
@@ -81,7 +81,7 @@ class ClassicBenchmark(Scenario):
     :func:`clplat.bridge.from_avalanche`, also for what the settings make of the labels.
 
     Args:
-        benchmark: which, by Avalanche's name.
+        benchmark: which, by Avalanche's name; written as a part of the scenario's name, avalanche:SplitMNIST.
         experiences: how many; null for the benchmark's own number, or the usual one.
         setting: class-, task- or domain-incremental; auto is what the benchmark's task labels and classes say.
         root: folder of the data; null for Avalanche's own place.
@@ -93,7 +93,7 @@ class ClassicBenchmark(Scenario):
         self,
         seed: int,
         *,
-        benchmark: Name,
+        benchmark: Name = "SplitMNIST",
         experiences: int | None = None,
         setting: Literal["auto", "class", "task", "domain"] = "auto",
         root: str | None = None,
@@ -114,6 +114,7 @@ class ClassicBenchmark(Scenario):
 def _make(name: str, seed: int, experiences: int | None, root: str | None, options: dict[str, Any]) -> Any:
     """Call Avalanche's function. Other ranks on this machine wait, so that one alone downloads and unpacks."""
     with contextlib.redirect_stdout(sys.stderr):  # what it says is no answer of ours
+        import_avalanche()
         from avalanche.benchmarks import classic
 
         function = getattr(classic, name)
@@ -174,6 +175,6 @@ def _alone(name: str) -> Iterator[None]:
     import os
 
     path = Path(tempfile.gettempdir()) / f"clplat-{os.getuid()}-{name}.lock"
-    with path.open("w") as file:
+    with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -24,15 +24,14 @@ class PermutedCopy(Scenario):
     Nothing is asked before (-100). Bits are asked and counted one by one, as there: the loss is binary cross-entropy,
     the accuracy is that of bits, 0.5 by chance.
 
-    What is assumed where the paper leaves it open, or this text was written from its code's summary: the stop signal
-    has an input of its own; every task has a random permutation, also the first, and no two tasks share one (the identity
-    may be among them); heads are per task in the default setting. The paper trains on new random samples in every batch;
-    here they are ``samples`` fixed ones, drawn by the seed, and test samples are drawn apart. Of 2^(length * bits)
-    patterns (3.4e10 by default) few meet by chance.
+    Assumed here, not taken from the paper: the stop signal has an input of its own; every task has a random order, also
+    the first, and no two tasks share one (one may be the natural order); 7 bits a step by default. The paper draws new
+    samples in every batch; here they are ``samples`` fixed ones, drawn by the seed, and test samples are drawn apart:
+    of 2^(length * bits) patterns (3.4e10 by default) few meet by chance.
 
-    Settings: ``task``: the task label is given, each task has its own head. ``domain``: no task label and one head. Then
-    the same sample would demand different answers, so each task has a stop signal of its own: an input for each, and
-    the signal says which order is wanted.
+    Settings: ``task``: the task label is given, and each task has its own head. ``domain``: no task label and one head.
+    Then the same sample would demand different answers, so each task has a stop signal of its own: an input for each,
+    and the signal says which order is wanted.
 
     Args:
         setting: task- or domain-incremental.

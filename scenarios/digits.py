@@ -96,7 +96,7 @@ class RotatedDigits(Scenario):
     """The same ten digits in every experience, turned by a new angle (domain-incremental).
 
     After rotated MNIST (Lopez-Paz and Ranzato 2017). The first experience keeps them upright. The classes are shared by
-    all experiences, and no task label is given. Beyond about 90 degrees some digits begin to look like others (6 and 9).
+    all experiences, and no task label is given. Far beyond 90 degrees some digits begin to look like others (6 and 9).
 
     Args:
         experiences: how many.

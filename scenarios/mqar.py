@@ -117,7 +117,7 @@ def _queries(
     x_NT = torch.full((n, length), BLANK)
     y_NT = torch.full((n, length), IGNORED)
     start = 2 * reserved // 3
-    position_NQ = start + torch.rand(n, length - start, generator=source).argsort(1, stable=True)[:, :queries]
+    position_NQ = start + torch.rand(n, length - start, generator=source).argsort(dim=1, stable=True)[:, :queries]
     asked_NQ = pairs[_evenly(n * queries, len(pairs), source).reshape(n, queries)]
     x_NT.scatter_(1, position_NQ, asked_NQ[..., 0])
     y_NT.scatter_(1, position_NQ, asked_NQ[..., 1])
@@ -133,11 +133,11 @@ def _put_context(
         keys, values: the tokens they are drawn from, as ranges (first, end); keys of a sequence all differ.
     """
     n, start = len(x_NT), 2 * pairs
-    key_NP = keys[0] + torch.rand(n, keys[1] - keys[0], generator=source).argsort(1, stable=True)[:, :pairs]
+    key_NP = keys[0] + torch.rand(n, keys[1] - keys[0], generator=source).argsort(dim=1, stable=True)[:, :pairs]
     value_NP = torch.randint(*values, (n, pairs), generator=source)
     x_NT[:, :start] = torch.stack([key_NP, value_NP], 2).flatten(1)
     # Free positions in random order: those in use sort behind all others.
     rank_NT = torch.rand(n, x_NT.shape[1] - start, generator=source) + 2 * (x_NT[:, start:] != BLANK)
-    position_NP = start + rank_NT.argsort(1, stable=True)[:, :pairs]
+    position_NP = start + rank_NT.argsort(dim=1, stable=True)[:, :pairs]
     x_NT.scatter_(1, position_NP, key_NP)
     y_NT.scatter_(1, position_NP, value_NP)

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from clplat.errors import UsageError
-from clplat.fisher import FisherBatch, diagonal_fisher
+from clplat.fisher import FisherBatch, diagonal_fisher, passes
+from clplat.scenario import TensorData
 from clplat.state import grown
 from clplat.strategy import Strategy
 
 if TYPE_CHECKING:
     from clplat.batch import Batch
     from clplat.learner import Learner, Output
-    from clplat.scenario import Experience, TensorData
+    from clplat.scenario import Experience
 
 
 class EWC(Strategy):
@@ -34,13 +35,14 @@ class EWC(Strategy):
 
     Args:
         importance: lambda, weight of the quadratic penalty.
-        fisher: how F is estimated; batched is the common wrong shortcut, for comparison with other code only.
+        fisher: how F is estimated; exact takes a backward for each class, step and class, bit or value (many steps need
+            sampled); batched is the common wrong shortcut, for comparison with other code only.
         online: one running importance, pulled to the latest weights.
         decay: gamma of the online form.
         samples: samples of the experience to estimate F on; null takes all.
     """
 
-    needs = ("boundaries", "classes")
+    needs = ("boundaries",)
     hopeless = ("class",)
 
     def __init__(
@@ -60,6 +62,14 @@ class EWC(Strategy):
         self.importance, self.fisher, self.online = importance, fisher, online
         self.decay, self.samples = decay, samples
         self._flat: tuple[Tensor, ...] = ()  # first anchor, importance and anchors side by side; made when needed
+
+    def start(self, learner: Learner, experience: Experience) -> None:
+        """Refuse what will not be possible after the experience before it is trained on, on all ranks alike."""
+        if self.fisher == "exact" and learner.target in ("token", "bits"):
+            data, (chosen, _) = experience.dataset, self._draws(learner, experience)
+            one = TensorData(*data.rows(slice(1))).to(learner.ranks.device, next(learner.parameters()).dtype)
+            with learner.evaluating():
+                passes(data.y[chosen.to(data.y.device)], learner(one.x, one.task).shape[-1], learner.target)
 
     def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
         anchor = self.recall("anchor")
@@ -101,18 +111,28 @@ class EWC(Strategy):
     def estimate(self, learner: Learner, experience: Experience) -> dict[str, Tensor]:
         """The diagonal Fisher of the network's parameters on an experience, summed over ranks."""
         data = experience.dataset.to(learner.ranks.device, next(learner.parameters()).dtype)
-        n = len(data)
-        draws = learner.generator(f"{self.name}/fisher", experience.current_experience)
-        chosen = torch.randperm(n, generator=draws)[: self.samples or n].sort().values
-        uniform = torch.rand(len(chosen), generator=draws, dtype=torch.float64).to(learner.ranks.device)
-        data = type(data)(*data.rows(chosen))
+        chosen, uniform = self._draws(learner, experience)
         size = 256
-        total = -(-len(data) // size) if self.fisher == "batched" else len(data)
+        total = -(-len(chosen) // size) if self.fisher == "batched" else len(chosen)
         fisher = diagonal_fisher(
-            learner, learner, learner.network(), _batches(learner, data, uniform, size), kind=self.fisher, n_total=total
+            learner,
+            learner,
+            learner.network(),
+            _batches(learner, data, TensorData(chosen, uniform), size),
+            kind=self.fisher,
+            n_total=total,
+            target=learner.target,
         )
         learner.ranks.all_reduce_many(fisher.values())
         return fisher
+
+    def _draws(self, learner: Learner, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Rows of the experience that F is estimated on, and a uniform number for each of their targets."""
+        draws = learner.generator(f"{self.name}/fisher", experience.current_experience)
+        y = experience.dataset.y
+        chosen = torch.randperm(len(y), generator=draws)[: self.samples or len(y)].sort().values
+        shape = (len(chosen), *y.shape[1:])
+        return chosen, torch.rand(shape, generator=draws, dtype=torch.float64).to(learner.ranks.device)
 
 
 def _overlap(parameter: Tensor, old: Tensor) -> Tensor:
@@ -120,6 +140,7 @@ def _overlap(parameter: Tensor, old: Tensor) -> Tensor:
     return parameter if parameter.shape == old.shape else parameter[tuple(slice(0, n) for n in old.shape)]
 
 
-def _batches(learner: Learner, data: TensorData, uniform: Tensor, size: int) -> Iterator[FisherBatch]:
-    for rows in learner.batches(data, size):
-        yield FisherBatch(*data.rows(rows), uniform[rows])
+def _batches(learner: Learner, data: TensorData, draws: TensorData, size: int) -> Iterator[FisherBatch]:
+    for rows in learner.batches(draws, size):
+        number_N, uniform, _ = draws.rows(rows)
+        yield FisherBatch(*data.rows(number_N), uniform)

@@ -56,11 +56,11 @@ def test_trainable_intersects() -> None:
 
 def test_what_may_not_learn_does_not(tmp_path: Any) -> None:
     one = built("naive")
-    one.learner.strategy = Chooser("head.bias")
+    one.learner.strategy = Chooser("head.linear.bias")
     before = {name: p.clone() for name, p in one.learner.network().items()}
     run(one)
     for name, p in one.learner.network().items():
-        assert torch.equal(p, before[name]) == (name != "head.bias")
+        assert torch.equal(p, before[name]) == (name != "head.linear.bias")
 
 
 def test_terms_of_a_combination_carry_names_and_add() -> None:

@@ -17,7 +17,7 @@ EPILOG = flags.examples(
     "clplat fit --strategy ewc",
     "clplat fit --strategy ewc+er --backbone gru --seed 1 strategy.ewc.importance=50",
     "clplat fit --config mine.yaml optimizer.lr=3e-4 trainer.max_epochs=10",
-    "clplat fit --strategy my_pkg.my_module:MyStrategy --print-config",
+    "clplat fit --strategy my_pkg.my_module:MyStrategy --dry-run",
 )
 
 
@@ -37,6 +37,9 @@ def fit(
     devices: flags.Devices = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again in an existing run.dir.")] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build all, try a few steps, print sizes and times; write nothing.")
+    ] = False,
     traceback: flags.Traceback = False,
 ) -> int:
     """Train on a stream of experiences.
@@ -62,6 +65,10 @@ def fit(
     if print_config:
         print(configuration.dump(resolved), end="")
         return 0
+    if dry_run:
+        from clplat import dryrun
+
+        return dryrun.run(resolved)
     from clplat.cluster import local
 
     run_dir = _make_directory(resolved, ctx.obj, overwrite)

@@ -14,7 +14,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="SECTION.KEY=VALUE", help="Any key of the configuration; goes before all else."),
 ]
-FilesAndOverrides = Annotated[list[str] | None, typer.Argument(metavar="FILE|SECTION.KEY=VALUE", help="What to check.")]
+FilesAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE|SECTION.KEY=VALUE", help="Files to check; keys that go before what is in them."),
+]
 Strategy = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to learn without forgetting; a+b combines.")
 ]

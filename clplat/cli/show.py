@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clplat import config, registry
-from clplat.cli import flags, output
+from clplat.cli import flags, listing, output
 from clplat.errors import UsageError, suggestion
 from clplat.options import plain, shown, spell
 from clplat.registry import Entry
@@ -38,8 +38,8 @@ def show(
         print(json.dumps(_as_dict(entry), indent=2))
         return
     print(f"{entry.group} {entry.name}" if entry.group != entry.name else f"section {entry.name}")
-    if entry.summary:
-        print(f"  {entry.summary}")
+    if line := listing.summary(entry):
+        print(f"  {line}")
     for key, value in entry.info.items():
         print(f"  {key}: {shown(value)}")
     if entry.target:
@@ -83,7 +83,7 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
     return {
         "group": entry.group,
         "name": entry.name,
-        "summary": entry.summary,
+        "summary": listing.summary(entry),
         "target": entry.target,
         "info": entry.info,
         "options": [

@@ -1,14 +1,27 @@
-"""What is estimated: the words, the labels and weights of each kind, and the one-by-one loop that is the specification.
+"""What is estimated: the words, the likelihood of each target, and the one-by-one loop that is the specification.
 
-With ``p(c | x)`` the model's own softmax, the Fisher information of parameter ``i`` is::
+With ``p(y | x)`` the model's own distribution, the Fisher information of parameter ``i`` is::
 
-    F_i = E_x E_{c ~ p(c | x)} [ (d log p(c | x) / d theta_i)^2 ]
+    F_i = E_x E_{y ~ p(y | x)} [ (d log p(y | x) / d theta_i)^2 ]
 
-- ``exact``: the inner expectation in full, a sum over all classes weighted by p. Costs a backward for each class.
-- ``sampled``: one label drawn from p for each sample: unbiased, one backward.
-- ``empirical``: the label of the data in place of the draw. Not the Fisher: it does not see the model's own
+The distribution is that of the target:
+
+- ``class``: the softmax of logits (N, C).
+- ``token``: at each labelled step of logits (N, T, V) a softmax, the labels independent of each other given the input.
+- ``bits``: each asked output of logits (N, T, F) a Bernoulli variable of its own.
+- ``value``: a Gaussian of unit variance around predictions (N, K).
+
+The log-likelihood of a sample is the *sum* over its steps, bits or values. The loss that is trained on
+(:func:`clplat.metrics.measures.base_loss`) is its negative for classes and values, but takes the *mean* over steps and
+bits; so the Fisher of a sequence grows with its labelled steps and the loss does not.
+
+- ``exact``: the inner expectation in full. For classes a sum over all of them weighted by p; for tokens one over
+  labelled steps and vocabulary, because the scores of independent labels do not correlate; for bits and values one over
+  outputs. More than 64 terms of tokens or bits are refused.
+- ``sampled``: one ``y`` drawn from the model for each sample, a label at each of its steps: unbiased, one backward.
+- ``empirical``: the ``y`` of the data in place of the draw. Not the Fisher: it does not see the model's own
   uncertainty, and vanishes where the data are fitted (Kunstner et al. 2019).
-- ``batched``: the square of the gradient of the mean loss of a *batch*, the common wrong shortcut. Gradients of
+- ``batched``: the square of the gradient of the mean *loss* of a batch, the common wrong shortcut. Gradients of
   different samples cancel before they are squared, so it is roughly 1/batch of the empirical value and depends on the
   batch size (van de Ven 2025). Kept for comparison with published code only.
 
@@ -24,10 +37,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from clplat.errors import UsageError
+from clplat.metrics.measures import IGNORED, base_loss
+from clplat.scenario import Target
+
 FisherKind = Literal["exact", "sampled", "empirical", "batched"]
-Logits = Callable[[Tensor, Tensor], Tensor]  # (x, task) of n samples -> (n, C); C may differ from call to call
+Logits = Callable[[Tensor, Tensor], Tensor]  # (x, task) of n samples -> (n, ...); C may differ from call to call
+LIMIT = 64  # terms of the exact Fisher of tokens and bits
 
 
 class FisherBatch(NamedTuple):
@@ -35,11 +54,12 @@ class FisherBatch(NamedTuple):
 
     Attributes:
         x: inputs, sample first; may be empty (a rank's share of a small batch).
-        y: labels (n,); not looked at by the kinds ``exact`` and ``sampled``.
+        y: labels (n,), tokens (n, T), bits (n, T, F) or values (n, K). The kinds ``exact`` and ``sampled`` look only at
+            which steps or bits are asked (not -100).
         task: task labels (n,).
-        uniform: for the kind ``sampled``, one number in [0, 1) for each sample, which picks the label by the inverse of
-            the cumulative distribution. Drawn by the caller for the global batch and sliced like ``x``, so that the
-            labels are the same on any number of ranks.
+        uniform: for the kind ``sampled``, one number in [0, 1) for each entry of ``y``, which picks what is drawn by
+            the inverse of the cumulative distribution. Drawn by the caller for the global batch and sliced like ``x``,
+            so that the draws are the same on any number of ranks.
     """
 
     x: Tensor
@@ -48,51 +68,113 @@ class FisherBatch(NamedTuple):
     uniform: Tensor | None = None
 
 
-def log_probabilities(logits_NC: Tensor) -> Tensor:
-    """Log-softmax in which a masked class (logit -inf) is 0 with gradient 0, so that ``0 * log p`` is 0 and not NaN."""
-    return logits_NC.log_softmax(-1).masked_fill(logits_NC == -torch.inf, 0.0)
-
-
-def draw(probability_NC: Tensor, uniform_N: Tensor) -> Tensor:
+def draw(probability_xC: Tensor, uniform_x: Tensor) -> Tensor:
     """Labels by inverse CDF: the first class whose cumulative probability exceeds u, never one of probability 0."""
-    cumulative_NC = probability_NC.double().cumsum(-1)
-    total_N = cumulative_NC[:, -1]
-    below_N = torch.nextafter(total_N, torch.zeros_like(total_N))
-    target_N = torch.minimum(uniform_N.double() * total_N, below_N)
-    return (cumulative_NC <= target_N[:, None]).sum(-1)
+    cumulative_xC = probability_xC.double().cumsum(-1)
+    total_x = cumulative_xC[..., -1]
+    below_x = torch.nextafter(total_x, torch.zeros_like(total_x))
+    target_x = torch.minimum(uniform_x.double() * total_x, below_x)
+    return (cumulative_xC <= target_x[..., None]).sum(-1)
 
 
-def terms(logits_NC: Tensor, batch: FisherBatch, kind: FisherKind) -> tuple[Tensor, Tensor]:
-    """The squares to add for each sample, as classes (N, R) and weights (N, R), without gradient.
+def normal(uniform: Tensor) -> Tensor:
+    """Standard normal numbers by inverse CDF."""
+    return torch.special.ndtri(uniform.double().clamp(2**-54, 1 - 2**-53))
 
-    Sample n contributes ``sum_r (d [weight_nr * log p(class_nr | x_n)] / d theta)^2``: for ``exact`` the weight is
-    ``sqrt(p)``, which the square turns into p; for the other kinds there is one class of weight 1. Classes that have no
-    probability in any sample (masked ones) are left out.
+
+def passes(y: Tensor, outputs: int, target: Target) -> int:
+    """Terms of the exact Fisher: at most as many backward passes does it take.
+
+    Args:
+        y: targets of all samples.
+        outputs: C, V, F or K.
+        target: what is predicted.
+
+    Raises:
+        UsageError: they are more than 64 and the target is token or bits.
     """
-    logits_NC = logits_NC.detach()
-    n, classes = logits_NC.shape
-    probability_NC = logits_NC.softmax(-1)
+    if target in ("class", "value"):
+        return outputs
+    asked = int((y != IGNORED).flatten(1).sum(1).max()) if y.numel() else 0
+    count = asked * outputs if target == "token" else asked
+    if count > LIMIT:
+        what = f"{asked} labelled steps of {outputs} tokens" if target == "token" else f"{asked} bits"
+        raise UsageError(
+            f"the exact Fisher of {what} would take {count} backward passes a batch, more than {LIMIT}: choose the "
+            "sampled one, which takes one, by strategy.fisher=sampled"
+        )
+    return count
+
+
+def check(output: Tensor, batch: FisherBatch, kind: FisherKind, target: Target) -> None:
+    """Raise ValueError where shapes or labels do not fit, UsageError where ``exact`` would take too long."""
+    n, y = len(batch.x), batch.y
+    dimensions = {"class": "NC", "token": "NTV", "bits": "NTF", "value": "NK"}[target]
+    if output.ndim != len(dimensions) or len(output) != n:
+        wanted = ", ".join([str(n), *dimensions[1:]])
+        raise ValueError(f"logits of {n} samples must be ({wanted}), not {tuple(output.shape)}")
+    shape = output.shape if target in ("bits", "value") else output.shape[:-1]
+    if y.shape != shape and (target != "class" or kind in ("empirical", "batched")):
+        raise ValueError(f"targets must be {tuple(shape)}, not {tuple(y.shape)}")
     if kind == "exact":
-        possible_C = (probability_NC != 0).any(0).nonzero().squeeze(-1)
-        return possible_C.expand(n, -1), probability_NC[:, possible_C].sqrt()
-    if kind == "sampled":
-        if batch.uniform is None:
-            raise ValueError("the sampled Fisher needs FisherBatch.uniform, one number in [0, 1) for each sample")
-        label_N = draw(probability_NC, batch.uniform)
+        passes(y, output.shape[-1], target)
+    elif kind == "sampled":
+        if batch.uniform is None or batch.uniform.shape != shape:
+            raise ValueError(f"the sampled Fisher needs FisherBatch.uniform, numbers in [0, 1) of shape {tuple(shape)}")
+    elif target != "value":
+        asked = slice(None) if target == "class" else y != IGNORED
+        logits, label = output.detach()[asked], y[asked].long()
+        count = 2 if target == "bits" else output.shape[-1]
+        wrong = bool(((label < 0) | (label >= count)).any())
+        if not wrong:
+            of_label = logits.masked_fill(label == 0, 0) if target == "bits" else logits.gather(-1, label[..., None])
+            wrong = bool((of_label == -torch.inf).any())
+        if wrong:
+            raise ValueError(f"the {kind} Fisher needs labels of classes that are not masked, 0 to {count - 1}")
+
+
+def scores(output: Tensor, one: FisherBatch, kind: FisherKind, target: Target) -> Iterator[Tensor]:
+    """The scalars whose squared gradients add up to what one sample contributes.
+
+    For discrete targets they are ``sqrt(p(c)) log p(c)`` of all labels c if exact, the square turning the root into p;
+    else ``log p`` of the label that was drawn or given.
+    """
+    out, y, uniform = output[0], one.y[0], None if one.uniform is None else one.uniform[0]
+    if target == "value":
+        if kind == "exact":
+            yield from out  # E (y - mu)^2 = 1
+        else:
+            yield (
+                (normal(uniform).to(out) * out).sum()
+                if uniform is not None and kind == "sampled"
+                else (-0.5 * (y - out).square().sum())
+            )
+        return
+    if target == "class":
+        out, y, uniform = out[None], y[None], None if uniform is None else uniform[None]
     else:
-        label_N = batch.y
-        if bool(((label_N < 0) | (label_N >= classes)).any()) or bool(
-            (logits_NC.gather(1, label_N[:, None]) == -torch.inf).any()
-        ):
-            raise ValueError(f"the {kind} Fisher needs labels of classes that are not masked, 0 to {classes - 1}")
-    return label_N[:, None], torch.ones_like(probability_NC[:, :1])
+        asked = y != IGNORED
+        out, y, uniform = out[asked], y[asked].long(), None if uniform is None else uniform[asked]
+    if target == "bits":
+        log_p = torch.stack([nnf.logsigmoid(-out), nnf.logsigmoid(out)], -1)
+    else:
+        log_p = out.log_softmax(-1)
+    p = log_p.detach().exp()
+    if kind == "exact":
+        for factor, c in p.nonzero().tolist():
+            yield p[factor, c].sqrt() * log_p[factor, c]
+    else:
+        label = draw(p, uniform) if uniform is not None and kind == "sampled" else y
+        yield log_p.gather(-1, label[:, None]).sum()
 
 
-def batched_squares(logits: Logits, parameters: Mapping[str, nn.Parameter], batch: FisherBatch) -> dict[str, Tensor]:
-    """``(d mean_n log p(y_n | x_n) / d theta)^2`` of one whole batch: the shortcut of the kind ``batched``."""
-    logits_NC = logits(batch.x, batch.task)
-    classes, _ = terms(logits_NC, batch, "batched")
-    mean = log_probabilities(logits_NC).gather(1, classes).mean()
+def batched_squares(
+    logits: Logits, parameters: Mapping[str, nn.Parameter], batch: FisherBatch, target: Target
+) -> dict[str, Tensor]:
+    """``(d mean_n loss_n / d theta)^2`` of one whole batch: the shortcut of the kind ``batched``."""
+    output = logits(batch.x, batch.task)
+    check(output, batch, "batched", target)
+    mean = base_loss(target, output, batch.y).mean()
     return {name: g.square() for name, g in zip(parameters, gradients(mean, parameters), strict=True)}
 
 
@@ -106,17 +188,16 @@ def gradients(value: Tensor, parameters: Mapping[str, nn.Parameter], *, keep: bo
 
 
 def one_by_one(
-    logits: Logits, parameters: Mapping[str, nn.Parameter], batch: FisherBatch, kind: FisherKind
+    logits: Logits, parameters: Mapping[str, nn.Parameter], batch: FisherBatch, kind: FisherKind, target: Target
 ) -> dict[str, Tensor]:
     """Sum of the squared gradients of a batch's samples: a forward for each sample, a backward for each term."""
     sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     for i in range(len(batch.x)):
         one = FisherBatch(*(None if t is None else t[i : i + 1] for t in batch))  # type: ignore[arg-type]
-        logits_1C = logits(one.x, one.task)
-        classes, weights = terms(logits_1C, one, kind)
-        log_p = log_probabilities(logits_1C)[0]
-        for c, w in zip(classes[0].tolist(), weights[0], strict=True):
-            for name, g in zip(parameters, gradients(w * log_p[c], parameters, keep=True), strict=True):
+        output = logits(one.x, one.task)
+        check(output, one, kind, target)
+        for score in scores(output, one, kind, target):
+            for name, g in zip(parameters, gradients(score, parameters, keep=True), strict=True):
                 sums[name] += g.square()
     return sums
 
@@ -154,6 +235,7 @@ def naive_fisher(
     *,
     kind: FisherKind,
     n_total: int,
+    target: Target = "class",
 ) -> dict[str, Tensor]:
     """The specification of :func:`clplat.fisher.diagonal_fisher`: same arguments and result, one sample at a time."""
     with estimation(module, parameters):
@@ -162,9 +244,9 @@ def naive_fisher(
             if len(batch.x) == 0:
                 continue
             if kind == "batched":
-                found = batched_squares(logits, parameters, batch)
+                found = batched_squares(logits, parameters, batch, target)
             else:
-                found = one_by_one(logits, parameters, batch, kind)
+                found = one_by_one(logits, parameters, batch, kind, target)
             for name, squares in found.items():
                 sums[name] += squares
         return {name: total / n_total for name, total in sums.items()}

@@ -3,7 +3,8 @@
 Every parameter goes one of three ways:
 
 - ``hooks``: forward hooks on leaf modules keep what went in; ``autograd.grad`` with respect to their *outputs* gives
-  the rest (:mod:`clplat.fisher.rules`). One backward for each class, whatever the number of samples.
+  the rest (:mod:`clplat.fisher.rules`). One backward for each direction of :mod:`clplat.fisher.directions`, whatever
+  the number of samples.
 - ``vmap``: per-sample gradients by ``torch.func`` of just the tensors that no rule covers (bare parameters, tied
   weights, modules without a rule), through the backbones' reference form.
 - ``loop``: a sample at a time, for what cannot be traced either.
@@ -23,7 +24,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
 from clplat.backbones.base import reference_form
@@ -32,13 +32,16 @@ from clplat.fisher.definition import (
     FisherKind,
     Logits,
     batched_squares,
+    check,
     estimation,
     gradients,
-    log_probabilities,
     one_by_one,
-    terms,
+    passes,
 )
-from clplat.fisher.rules import CHUNK, Call, NotCoveredError, Rule, rule_of
+from clplat.fisher.directions import directions
+from clplat.fisher.recording import Closure, in_form, recorded
+from clplat.fisher.rules import CHUNK, NotCoveredError, Rule, rule_of
+from clplat.scenario import Target
 
 Way = Literal["hooks", "vmap", "loop"]
 ROWS = 512  # (sample, class) pairs that vmap follows at a time
@@ -53,32 +56,41 @@ def diagonal_fisher(
     *,
     kind: FisherKind,
     n_total: int,
+    target: Target = "class",
 ) -> dict[str, Tensor]:
-    """The diagonal Fisher of a classifier, ``F_i = E_x E_{c ~ p(c|x)} [(d log p(c|x) / d theta_i)^2]``, or a variant.
+    """The diagonal Fisher of a network, ``F_i = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d theta_i)^2]``, or a variant.
 
-    The kinds are defined in :mod:`clplat.fisher.definition`. The result is a *sum* over the given samples divided by
-    ``n_total``. So a rank that has a share of the samples passes the number of samples on all ranks, and adding up the
-    ranks' results gives the Fisher of all. A rank without samples gets zeros for every parameter.
+    The log-likelihood of a sample is the sum over its steps, bits or values (the loss that is trained on takes the mean
+    over steps and bits). The kinds, and the distribution of each target, are defined in
+    :mod:`clplat.fisher.definition`. The result is a *sum* over the given samples divided by ``n_total``. So a rank that
+    has a share of the samples passes the number of samples on all ranks, and adding up the ranks' results gives the
+    Fisher of all. A rank without samples gets zeros for every parameter.
 
     For ``batched`` the unit is the batch, not the sample: ``(gradient of the batch's mean loss)^2``, summed over the
     batches and divided by ``n_total``, the number of batches on all ranks. A batch must be whole, on one rank.
 
     Args:
-        logits: ``(x, task) -> (n, C)``, through ``module``. A class whose logit is -inf is masked out.
+        logits: ``(x, task) -> (n, C)``, through ``module``: (n, T, V) for tokens, (n, T, F) for bits, predictions
+            (n, K) for values. A class whose logit is -inf is masked out.
         module: what holds the parameters; in evaluation mode while this runs. Its ``.grad``, ``requires_grad`` and
             training flags are afterwards what they were.
         parameters: those to estimate, by any names; frozen ones too.
         batches: the samples, in batches of a size that fits into memory.
         kind: ``exact``, ``sampled``, ``empirical`` or ``batched``.
         n_total: what to divide by.
+        target: what is predicted.
+
+    Raises:
+        UsageError: ``exact`` for tokens or bits with more than 64 terms (labelled steps times vocabulary, or bits).
     """
     with estimation(module, parameters):
         sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-        estimator = _Estimator(logits, module, parameters, kind)
+        estimator = _Estimator(logits, module, parameters, kind, target)
         for batch in batches:
             if len(batch.x) == 0:
                 continue
-            found = batched_squares(logits, parameters, batch) if kind == "batched" else estimator.squares(batch)
+            batched = kind == "batched"
+            found = batched_squares(logits, parameters, batch, target) if batched else estimator.squares(batch)
             for name, squares in found.items():
                 sums[name] += squares
         return {name: total / n_total for name, total in sums.items()}
@@ -91,10 +103,11 @@ def coverage(
     batches: Iterable[FisherBatch],
     *,
     kind: FisherKind = "exact",
+    target: Target = "class",
 ) -> dict[str, Way]:
     """Which way each parameter's per-sample gradients go on these batches."""
     with estimation(module, parameters):
-        estimator = _Estimator(logits, module, parameters, kind)
+        estimator = _Estimator(logits, module, parameters, kind, target)
         for batch in batches:
             if len(batch.x):
                 estimator.squares(batch)
@@ -105,9 +118,14 @@ class _Estimator:
     """Sums of squared per-sample gradients, batch by batch; ``ways`` is what has been learnt about each parameter."""
 
     def __init__(
-        self, logits: Logits, module: nn.Module, parameters: Mapping[str, nn.Parameter], kind: FisherKind
+        self,
+        logits: Logits,
+        module: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        kind: FisherKind,
+        target: Target,
     ) -> None:
-        self.logits, self.module, self.kind = logits, module, kind
+        self.logits, self.module, self.kind, self.target = logits, module, kind, target
         self.paths = {id(p): path for path, p in module.named_parameters()}
         self.hooked: dict[nn.Module, dict[str, str]] = {}  # module with a rule -> its own parameters' names -> ours
         names: dict[int, str] = {}
@@ -126,7 +144,8 @@ class _Estimator:
             if single:
                 self.hooked.setdefault(held[0][0], {})[held[0][1]] = name
         self.form: bool | None = None  # whether the hooked forward needs the reference form; None: not yet known
-        self.checked: set[Any] = set()
+        self.checked: set[Any] = set()  # signatures of batches
+        self.passed: set[Any] = set()  # signatures of batches on which no hooked parameter failed
 
     def named(self, way: Way) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.parameters.items() if self.ways[name] == way}
@@ -134,43 +153,41 @@ class _Estimator:
     def squares(self, batch: FisherBatch) -> dict[str, Tensor]:
         """``sum_n g_n^2`` over a batch."""
         if self.form is None:
-            self.form = self._choose_form(_rows(batch, CHECKED))
-        with _form(self.form):
-            logits_NC, log_p_NC, rules = self._forward(batch)
+            self.form = self._choose_form(_rows(batch, slice(CHECKED)))
+        with in_form(self.form):
+            output, rules = self._forward(batch)
         found: dict[str, Tensor] = {}
         signature = self._signature(batch, rules)
         if signature not in self.checked:
-            for name in self._check(batch, log_p_NC, rules):
+            for name in self._check(batch, output, rules):
                 self.ways[name] = "vmap" if id(self.parameters[name]) in self.paths else "loop"
             for name in self._untraceable(batch):
                 self.ways[name] = "loop"
             self.checked.add(signature)
-        classes, weights = terms(logits_NC, batch, self.kind)
-        self._by_hooks(log_p_NC, rules, classes, weights, found)
-        del logits_NC, log_p_NC, rules
-        self._by_vmap(batch, classes, weights, found)
+        self._by_hooks(output, rules, batch, found)
+        output, rules = output.detach(), []  # the graph is not needed any more
+        self._by_vmap(batch, output, found)
         if loop := self.named("loop"):
-            with _form(self.form):
-                found |= one_by_one(self.logits, loop, batch, self.kind)
+            with in_form(self.form):
+                found |= one_by_one(self.logits, loop, batch, self.kind, self.target)
         return {name: found[first] for name, first in self.first.items()}
 
     # hooks
 
-    def _forward(self, batch: FisherBatch) -> tuple[Tensor, Tensor, list[Rule]]:
-        """Logits, log-probabilities with their graph, and the rules of the hooked modules that were called."""
+    def _forward(self, batch: FisherBatch) -> tuple[Tensor, list[Rule]]:
+        """The outputs with their graph, and the rules of the hooked modules that were called."""
         n = len(batch.x)
         modules = [m for m, own in self.hooked.items() if any(self.ways[name] == "hooks" for name in own.values())]
-        with _recorded(modules) as calls:
-            logits_NC = self.logits(batch.x, batch.task)
-        if logits_NC.ndim != 2 or len(logits_NC) != n:
-            raise ValueError(f"logits of {n} samples must be ({n}, C), not {tuple(logits_NC.shape)}")
+        with recorded(modules) as calls:
+            output = self.logits(batch.x, batch.task)
+        check(output, batch, self.kind, self.target)
         rules = []
         for module, own in calls.items():
             kind = rule_of(module)
             if own and kind is not None:
                 with contextlib.suppress(NotCoveredError):
                     rules.append(kind(module, own, n))
-        return logits_NC, log_probabilities(logits_NC), rules
+        return output, rules
 
     def _signature(self, batch: FisherBatch, rules: Sequence[Rule]) -> Any:
         """What a check holds for: shapes of the input and of all calls, and the tasks."""
@@ -184,35 +201,40 @@ class _Estimator:
         failing: dict[bool, int] = {}
         for form in (False, True):
             try:
-                with _form(form):
-                    _, log_p_NC, rules = self._forward(batch)
-                    failing[form] = len(self._failing(log_p_NC, rules))
+                with in_form(form):
+                    output, rules = self._forward(batch)
+                    failing[form] = len(self._failing(output, rules))
             except RuntimeError:
                 if form and not failing:
                     raise
                 continue
             if failing[form] == 0:
+                self.passed.add(self._signature(batch, rules))
                 break
         return min(failing, key=lambda form: failing[form])  # the plain one if they are equal
 
-    def _check(self, batch: FisherBatch, log_p_NC: Tensor, rules: Sequence[Rule]) -> list[str]:
+    def _check(self, batch: FisherBatch, output: Tensor, rules: Sequence[Rule]) -> list[str]:
         """:meth:`_failing` on a few rows if they say as much as all: one task, and all calls grow with the batch."""
         n = len(batch.x)
+        if self._signature(batch, rules) in self.passed:
+            return []
         if n > CHECKED and len(batch.task.unique()) == 1:
-            with _form(bool(self.form)):
-                _, few_log_p_NC, few = self._forward(_rows(batch, CHECKED))
+            with in_form(bool(self.form)):
+                few_output, few = self._forward(_rows(batch, slice(CHECKED)))
             shapes = [(r.module, [(call.shape[0] * CHECKED, *call.shape[1:]) for call in r.calls]) for r in rules]
             if shapes == [(r.module, [(call.shape[0] * n, *call.shape[1:]) for call in r.calls]) for r in few]:
-                return self._failing(few_log_p_NC, few)
-        return self._failing(log_p_NC, rules)
+                batch, output, rules = _rows(batch, slice(CHECKED)), few_output, few
+                if self._signature(batch, rules) in self.passed:
+                    return []
+        return self._failing(output, rules)
 
-    def _failing(self, log_p_NC: Tensor, rules: Sequence[Rule]) -> list[str]:
+    def _failing(self, output: Tensor, rules: Sequence[Rule]) -> list[str]:
         """Parameters whose per-sample gradients by hooks do not add up to their gradient by autograd."""
         parameters = self.named("hooks")
-        r_N, score_N = _check_scores(log_p_NC)
+        r_N, score_N = _check_scores(output)
         expected = dict(zip(parameters, gradients((r_N * score_N).sum(), parameters, keep=True), strict=True))
         failing = {name for name, g in expected.items() if bool((g != 0).any())}
-        for rule, d in self._deltas(score_N.sum(), rules, keep=True):
+        for rule, d in self._deltas(score_N.sum(), None, rules):
             d = d * r_N.to(d.dtype).view(-1, *(1,) * (d.ndim - 1))
             own = {self.hooked[rule.module].get(local): g for local, g in rule.sums(d, rule.a, False)}
             apart = {name for name in expected.keys() & own.keys() if not _agree(own[name], expected[name])}
@@ -226,18 +248,16 @@ class _Estimator:
             failing |= apart
         return sorted(failing)
 
-    def _deltas(self, value: Tensor, rules: Sequence[Rule], *, keep: bool) -> Iterator[tuple[Rule, Tensor]]:
+    def _deltas(self, value: Tensor, direction: Tensor | None, rules: Sequence[Rule]) -> Iterator[tuple[Rule, Tensor]]:
         """One backward, as far as the outputs of the hooked modules."""
         edges = [call.edge for rule in rules for call in rule.calls]
         if not edges or not value.requires_grad:
             return
-        found = iter(torch.autograd.grad(value, edges, retain_graph=keep, allow_unused=True))
+        found = iter(torch.autograd.grad(value, edges, direction, retain_graph=True, allow_unused=True))
         for rule in rules:
             yield rule, rule.delta([next(found) for _ in rule.calls])
 
-    def _by_hooks(
-        self, log_p_NC: Tensor, rules: Sequence[Rule], classes: Tensor, weights: Tensor, found: dict[str, Tensor]
-    ) -> None:
+    def _by_hooks(self, output: Tensor, rules: Sequence[Rule], batch: FisherBatch, found: dict[str, Tensor]) -> None:
         wanted = self.named("hooks")
         rules = [rule for rule in rules if any(name in wanted for name in self.hooked[rule.module].values())]
         for name, p in wanted.items():
@@ -249,10 +269,9 @@ class _Estimator:
                 if name in wanted:
                     found[name] += squares
 
-        values_NR = weights * log_p_NC.gather(1, classes)
         held: dict[Rule, Tensor] = {}
-        for r in range(values_NR.shape[1]):
-            for rule, d in self._deltas(values_NR[:, r].sum(), rules, keep=r + 1 < values_NR.shape[1]):
+        for direction in directions(output, batch, self.kind, self.target):
+            for rule, d in self._deltas(output, direction, rules):
                 if not rule.once:
                     add(rule, rule.sums(d, rule.a, True))
                 elif rule in held:
@@ -265,13 +284,13 @@ class _Estimator:
     # torch.func
 
     def _values(self, names: Iterable[str]) -> Any:
-        """``(values of the named parameters, x, task) -> log p`` of one sample: the closure with parameters swapped."""
+        """``(values of the named parameters, x, task) -> outputs`` of one sample, with values swapped."""
         paths = {name: f"module.{self.paths[id(self.parameters[name])]}" for name in names}
-        closure = _Closure(self.module, self.logits)
+        closure = Closure(self.module, self.logits)
 
         def values(swapped: dict[str, Tensor], x: Tensor, task: Tensor) -> Tensor:
             given = {paths[name]: value for name, value in swapped.items()}
-            return log_probabilities(functional_call(closure, given, (x.unsqueeze(0), task.unsqueeze(0))))[0]
+            return _unmasked(functional_call(closure, given, (x.unsqueeze(0), task.unsqueeze(0)))[0])
 
         return values
 
@@ -283,7 +302,7 @@ class _Estimator:
         count = max(1, min(CHECKED, CHUNK // sum(p.numel() for p in parameters.values())))
         x, task = batch.x[:count], batch.task[:count]
         with reference_form():
-            r_N, score_N = _check_scores(log_probabilities(self.logits(x, task)))
+            r_N, score_N = _check_scores(self.logits(x, task))
             expected = gradients((r_N * score_N).sum(), parameters)
             values = self._values(parameters)
 
@@ -303,26 +322,29 @@ class _Estimator:
                 failing.append(name)
         return failing
 
-    def _by_vmap(self, batch: FisherBatch, classes: Tensor, weights: Tensor, found: dict[str, Tensor]) -> None:
+    def _by_vmap(self, batch: FisherBatch, output: Tensor, found: dict[str, Tensor]) -> None:
         parameters = self.named("vmap")
         if not parameters:
             return
-        rows, size = classes.shape[1], sum(p.numel() for p in parameters.values())
+        rows = max(1, passes(batch.y, output.shape[-1], self.target)) if self.kind == "exact" else 1
+        size = sum(p.numel() for p in parameters.values())
         chunk = max(1, min(ROWS // rows, CHUNK // (rows * size)))
         inner = rows if chunk > 1 else max(1, min(rows, CHUNK // size))
         values = self._values(parameters)
 
-        def weighted(swapped: dict[str, Tensor], x: Tensor, task: Tensor, c_R: Tensor, w_R: Tensor) -> Tensor:
-            return w_R * values(swapped, x, task).gather(0, c_R)
+        def scores(swapped: dict[str, Tensor], x: Tensor, task: Tensor, u_Rx: Tensor) -> Tensor:
+            return (u_Rx * values(swapped, x, task)).flatten(1).sum(1)
 
-        jacobian = vmap(jacrev(weighted, chunk_size=inner), in_dims=(None, 0, 0, 0, 0))
+        jacobian = vmap(jacrev(scores, chunk_size=inner), in_dims=(None, 0, 0, 0))
         swapped = {name: p.detach() for name, p in parameters.items()}
         sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
         try:
             # no_grad: what the closure holds besides must not keep a graph; torch.func differentiates all the same
             with torch.no_grad(), reference_form():
-                for part in zip(*(t.split(chunk) for t in (batch.x, batch.task, classes, weights)), strict=True):
-                    for name, g_NRx in jacobian(swapped, *part).items():
+                for start in range(0, len(batch.x), chunk):
+                    part = _rows(batch, slice(start, start + chunk))
+                    u = list(directions(output[start : start + chunk], part, self.kind, self.target))
+                    for name, g_NRx in jacobian(swapped, part.x, part.task, torch.stack(u, 1)).items() if u else ():
                         sums[name] += g_NRx.square_().sum((0, 1))
         except Exception:  # as in _untraceable, on data that differ from those of the check
             self.ways.update(dict.fromkeys(parameters, "loop"))
@@ -330,42 +352,8 @@ class _Estimator:
         found |= sums
 
 
-class _Closure(nn.Module):
-    """A function that reads a module, as a module: ``functional_call`` swaps parameters, the function sees them."""
-
-    def __init__(self, module: nn.Module, function: Logits) -> None:
-        super().__init__()
-        self.module = module
-        self._function = [function]  # in a list: a bound method of a module, or a module, is not to be registered
-
-    def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        return self._function[0](x, task)
-
-
-@contextlib.contextmanager
-def _recorded(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Call]]]:
-    """Within, calls of the modules are kept: arguments, and the edge of the graph at which the output's gradient is."""
-    calls: dict[nn.Module, list[Call]] = {module: [] for module in modules}
-
-    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad and arguments:
-            inputs = tuple(a.detach() for a in arguments if isinstance(a, Tensor))
-            calls[module].append(Call(inputs, get_gradient_edge(output), output.shape))
-
-    handles = [module.register_forward_hook(keep) for module in calls]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _rows(batch: FisherBatch, count: int) -> FisherBatch:
-    return FisherBatch(*(None if t is None else t[:count] for t in batch))  # type: ignore[arg-type]
-
-
-def _form(reference: bool) -> contextlib.AbstractContextManager[None]:
-    return reference_form() if reference else contextlib.nullcontext()
+def _rows(batch: FisherBatch, rows: slice) -> FisherBatch:
+    return FisherBatch(*(None if t is None else t[rows] for t in batch))  # type: ignore[arg-type]
 
 
 def _irregular(count: int, step: float, like: Tensor) -> Tensor:
@@ -373,11 +361,17 @@ def _irregular(count: int, step: float, like: Tensor) -> Tensor:
     return (torch.arange(1, count + 1, device=like.device, dtype=torch.float64) * step % 1 + 0.5).to(like.dtype)
 
 
-def _check_scores(log_p_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """(weights of samples, a score of each that depends on all its classes)."""
-    n, classes = log_p_NC.shape
-    r_N = _irregular(n, 0.6180339887498949, log_p_NC.detach())
-    return r_N, (log_p_NC * _irregular(classes, 0.7548776662466927, log_p_NC.detach())).sum(-1)
+def _unmasked(output: Tensor) -> Tensor:
+    """0 with gradient 0 in place of -inf, so that 0 times it is 0 and not NaN."""
+    return output.masked_fill(output == -torch.inf, 0.0)
+
+
+def _check_scores(output: Tensor) -> tuple[Tensor, Tensor]:
+    """(weights of samples, a score of each that depends on all its outputs)."""
+    output_NX = _unmasked(output).flatten(1)
+    n, outputs = output_NX.shape
+    r_N = _irregular(n, 0.6180339887498949, output_NX.detach())
+    return r_N, (output_NX * _irregular(outputs, 0.7548776662466927, output_NX.detach())).sum(-1)
 
 
 def _agree(found: Tensor, expected: Tensor, scale: Tensor | None = None) -> bool:

@@ -27,6 +27,7 @@ from torch.autograd.graph import GradientEdge
 from clplat.heads.linear import StackedLinear
 
 CHUNK = 1_000_000  # elements of per-sample gradients that exist at a time
+CACHED = 250_000  # the same where they are only squared and added up: few enough to stay in the cache
 
 
 class NotCoveredError(Exception):
@@ -56,7 +57,7 @@ def outer(d_NTGo: Tensor, a_NTGi: Tensor, square: bool) -> Tensor:
     if not square:
         return d_NTGo.flatten(0, 1).permute(1, 2, 0) @ a_NTGi.flatten(0, 1).transpose(0, 1)
     total = d_NTGo.new_zeros(groups, out, a_NTGi.shape[-1])
-    chunk = max(1, CHUNK // max(1, total.numel()))
+    chunk = max(1, CACHED // max(1, total.numel()))
     for d, a in zip(d_NTGo.split(chunk), a_NTGi.split(chunk), strict=True):
         total += (d.permute(0, 2, 3, 1) @ a.transpose(1, 2)).square_().sum(0)
     return total

@@ -11,16 +11,25 @@ from torch import Tensor, nn
 from clplat.heads.linear import StackedLinear
 
 
-class SharedHead(nn.Linear):
+class SharedHead(nn.Module):
     """One linear head for all tasks: ``logits = W f + b``.
 
     All classes of the scenario exist from the start, and none is masked: what a class that has not come yet gets is
     part of what is learned, as in most class-incremental code.
+
+    Args:
+        features: F.
+        classes: number of logits.
     """
 
-    def forward(self, features_NF: Tensor, task_N: Tensor | None = None) -> Tensor:
-        """Logits (N, classes); the task label is not looked at."""
-        return super().forward(features_NF)
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, features_NF: Tensor, task_N: Tensor) -> Tensor:
+        """Logits (N, classes), or (N, T, classes) for features (N, T, F); the task label is not looked at."""
+        logits: Tensor = self.linear(features_NF)
+        return logits
 
 
 class GrowingHead(nn.Module):
@@ -34,22 +43,23 @@ class GrowingHead(nn.Module):
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
         self.features, self.classes = features, classes
-        self.weight = nn.Parameter(torch.empty(0, features))
-        self.bias = nn.Parameter(torch.empty(0))
+        self.linear: nn.Linear | None = None
 
     @torch.no_grad()
     def grow(self, classes: int) -> None:
         """Make room for classes 0 to ``classes`` - 1; what exists keeps its values, new rows are as nn.Linear's."""
-        if classes <= len(self.bias):
-            return
-        new = nn.Linear(self.features, classes, device=self.weight.device, dtype=self.weight.dtype)
-        new.weight[: len(self.weight)] = self.weight
-        new.bias[: len(self.bias)] = self.bias
-        self.weight, self.bias = nn.Parameter(new.weight), nn.Parameter(new.bias)
+        old = self.linear
+        if old is None:
+            self.linear = nn.Linear(self.features, classes)
+        elif classes > old.out_features:
+            new = nn.Linear(self.features, classes, device=old.weight.device, dtype=old.weight.dtype)
+            new.weight[: old.out_features], new.bias[: old.out_features] = old.weight, old.bias
+            self.linear = new
 
-    def forward(self, features_NF: Tensor, task_N: Tensor | None = None) -> Tensor:
+    def forward(self, features_NF: Tensor, task_N: Tensor) -> Tensor:
         """Logits (N, classes); the task label is not looked at."""
-        logits_NC = nnf.linear(features_NF, self.weight, self.bias)
+        assert self.linear is not None, "the head has no class yet"
+        logits_NC = self.linear(features_NF)
         return nnf.pad(logits_NC, (0, self.classes - logits_NC.shape[-1]), value=-torch.inf)
 
 

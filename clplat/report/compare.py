@@ -69,7 +69,7 @@ class Group:
 
 
 def groups(runs: Sequence[RunData]) -> list[Group]:
-    """The groups in order of their first run; runs that are not done, or whose configuration is unknown, are in none."""
+    """The groups in order of their first run; a run that is not done, or whose configuration is unknown, is in none."""
     by_config: dict[str, list[RunData]] = {}
     for run in runs:
         if run.status == "done" and run.config:

@@ -41,7 +41,7 @@ def _layout(title: str, x: str, y: str, **more: Any) -> Figure:
 def matrix(run: RunData) -> Figure:
     """The heat map of a run's matrix, the untrained network on top.
 
-    What was learned by then is in colour; what was still to come (above the diagonal, and all of the first row) in grey.
+    What was learned by then is in colour; what was still to come (above the diagonal, and the first row) in grey.
     """
     rows: list[tuple[int, Row]] = [] if run.baseline is None else [(-1, run.baseline)]
     rows += list(enumerate(run.matrix))
@@ -103,13 +103,10 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
         if run.matrix:
             data.append(_line(label(run.label), range(1, len(run.matrix) + 1), run.average_seen, colour))
     metrics = sorted({run.metric for run in runs if run.matrix})
-    figure = {
-        "data": data,
-        "layout": _layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics))),
-    }
-    figure["layout"] |= {"showlegend": True, "height": 420, "hovermode": "closest"}
-    figure["layout"]["xaxis"] |= {"dtick": 1} if max((len(run.matrix) for run in runs), default=0) <= 20 else {}
-    return figure
+    layout = _layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics)))
+    layout |= {"showlegend": True, "height": 420, "hovermode": "closest"}
+    layout["xaxis"] |= {"dtick": 1} if max((len(run.matrix) for run in runs), default=0) <= 20 else {}
+    return {"data": data, "layout": layout}
 
 
 def curves(run: RunData) -> Figure:

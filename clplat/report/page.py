@@ -22,9 +22,9 @@ GENERATOR = '<meta name="generator" content="clplat report">'
 OPEN_UP_TO = 3  # runs whose figures are drawn at once; of more each is drawn when it is opened
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; display: block; overflow-x: auto; }
-th, td { padding: 0.25rem 0.7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #ddd; }
+th, td { padding: 0.25rem 0.5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #ddd; }
 td { font-variant-numeric: tabular-nums; }
 details { border-top: 1px solid #ddd; padding: 0.6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
@@ -38,7 +38,10 @@ function draw(place) {
   if (place.dataset.drawn) return;
   place.dataset.drawn = "1";
   const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false});
+  // Without the last two a click would send a figure to plotly's own servers.
+  const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"],
+    plotlyServerURL: ""};
+  Plotly.newPlot(place, figure.data, figure.layout, config);
 }
 function show(part) { part.querySelectorAll("[data-figure]").forEach(draw); }
 document.querySelectorAll("details").forEach((part) => {
@@ -58,7 +61,10 @@ def page(runs: Sequence[RunData], found: Sequence[Group]) -> str:
     body = [f"<h1>{_title(runs)}</h1>", *_overview(runs, found, drawn), *_details(runs, drawn)]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     # blob: and data: are images that plotly itself draws.
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "form-action 'none'; base-uri 'none'"
+    )
     whole = "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -130,7 +136,9 @@ def _details(runs: Sequence[RunData], drawn: _Figures) -> Iterator[str]:
         if run.reasons:
             reasons = "; ".join(f"no {name}: {reason}" for name, reason in run.reasons.items())
             yield f"<p>{html.escape(reasons)}</p>"
-        yield f"<pre>{html.escape(yamlfile.dump(run.config))}</pre>" if run.config else ""
+        if run.config:
+            config = html.escape(yamlfile.dump(run.config))
+            yield f"<details><summary>configuration</summary><pre>{config}</pre></details>"
         yield "</details>"
 
 

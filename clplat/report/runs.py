@@ -151,8 +151,9 @@ def load(path: Path, now: float | None = None) -> RunData:
     _read_lines(run)
     try:
         results = directory.results(path)
-    except ClplatError as error:
-        run.problems.append(str(error))
+    except (ClplatError, RecursionError) as error:
+        named = f"{path / 'results.json'}: " if isinstance(error, RecursionError) else ""
+        run.problems.append(f"{named}{error}")
         results = None
     if results is not None:
         _take_results(run, results)

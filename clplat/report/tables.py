@@ -98,9 +98,9 @@ def as_json(runs: Sequence[RunData], found: Sequence[Group]) -> dict[str, Any]:
                 "where": group.where,
                 "runs": [run.label for run in group.runs],
                 "summary": {
-                    name: {"mean": found[0], "std": found[1], "n": found[2]}
+                    name: {"mean": values[0], "std": values[1], "n": values[2]}
                     for name in METRICS
-                    if (found := group.mean_std(name)) is not None
+                    if (values := group.mean_std(name)) is not None
                 },
             }
             for group in found

@@ -113,10 +113,8 @@ composed = config.compose(given)
 section = composed["scenario"]
 assert section["name"] == "avalanche:SplitCIFAR100" and section["benchmark"] == "SplitCIFAR100", section
 assert section["experiences"] == 20 and section["options"] == {"shuffle": False}, section
-try:
-    config.compose(["scenario=avalanche"])
-except UsageError as error:
-    assert "scenario.benchmark must be given" in str(error), error
+section = config.compose(["scenario=avalanche", "scenario.benchmark=CORe50"])["scenario"]
+assert section["benchmark"] == "CORe50", section
 assert not {"avalanche", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -126,7 +124,6 @@ def test_the_tables_are_about_the_same_benchmarks() -> None:
     assert set(get_args(Name)) == set(_FILES)
     assert set(_EXPERIENCES) <= set(_FILES)
     assert registry.find("scenario", "avalanche:CORe50").load() is ClassicBenchmark
-    assert registry.find("scenario", "avalanche").options["benchmark"].required
 
 
 def test_arguments_are_those_that_the_function_takes() -> None:
@@ -163,6 +160,18 @@ def test_every_classic_benchmark_that_gives_data_streams_is_known() -> None:
         needed = [p.name for p in parameters.values() if p.default is p.empty and p.name != "dataset_root"]
         assert needed in ([], ["n_experiences"])
         assert needed == [] or name in _EXPERIENCES
+
+
+@slow
+def test_any_rank_can_import_it() -> None:
+    code = """
+import torch.distributed
+torch.distributed.is_initialized, torch.distributed.get_rank = lambda: True, lambda: 1
+from clplat.bridge import import_avalanche
+import_avalanche()
+assert torch.distributed.is_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @slow
@@ -308,6 +317,33 @@ def test_there_and_back(name: str, options: dict[str, object]) -> None:
 
 
 @slow
+def test_one_test_set_for_all_experiences_stays_one() -> None:
+    """As CORe50 has it: classes come one after another, the test is always on all of them."""
+    from avalanche.benchmarks import benchmark_from_datasets
+    from avalanche.benchmarks.utils import as_classification_dataset
+
+    def part(classes: list[int]) -> Any:
+        y = torch.tensor(classes).repeat(3)
+        own = torch.utils.data.TensorDataset(torch.randint(0, 256, (len(y), 2, 4, 4), dtype=torch.uint8), y)
+        own.targets = y.tolist()  # type: ignore[attr-defined]
+        return as_classification_dataset(own)
+
+    benchmark = benchmark_from_datasets(train=[part([0, 1]), part([2, 3])], test=[part([0, 1, 2, 3])])
+    scenario = from_avalanche(benchmark)
+    assert (scenario.spec.setting, scenario.spec.classes, len(scenario.test_stream)) == ("class", 4, 1)
+    x = scenario.test_stream[0].dataset.x
+    assert x.dtype == torch.float32
+    assert x.max() <= 1
+    with pytest.raises(UsageError, match="needs a test experience for each of the 2 training experiences"):
+        from_avalanche(benchmark, setting="task")
+    with pytest.raises(UsageError, match="no test stream"):
+        from_avalanche(benchmark_from_datasets(train=[part([0, 1])]))
+    # What is loaded at use can go to Avalanche as well.
+    lazy = from_avalanche(benchmark, max_bytes=0).to_avalanche()
+    assert torch.equal(torch.stack([row[0] for row in lazy.test_stream[0].dataset]), x)
+
+
+@slow
 def test_avalanches_own_strategies_train_on_our_scenarios() -> None:
     from avalanche.models import SimpleMLP
     from avalanche.training.supervised import Naive, Replay
@@ -319,9 +355,7 @@ def test_avalanches_own_strategies_train_on_our_scenarios() -> None:
         model = SimpleMLP(num_classes=5, input_size=64, hidden_size=8)
         before = [p.clone() for p in model.parameters()]
         optimizer, criterion = torch.optim.SGD(model.parameters(), 0.1), torch.nn.CrossEntropyLoss()
-        strategy = kind(
-            model=model, optimizer=optimizer, criterion=criterion, train_mb_size=64, evaluator=None, **more
-        )
+        strategy = kind(model=model, optimizer=optimizer, criterion=criterion, train_mb_size=64, evaluator=None, **more)
         for experience in benchmark.train_stream:
             strategy.train(experience)
         strategy.eval(benchmark.test_stream)

@@ -135,6 +135,10 @@ def test_lazy_data_is_the_same_data() -> None:
         for a, b in zip(held.rows(index), lazy.rows(index), strict=True):
             assert torch.equal(a, b)
     assert all(torch.equal(a, b) for a, b in zip(held[4], lazy[4], strict=True))
+    some = torch.tensor([4, 1])
+    assert isinstance(lazy.subset(some), LazyData)
+    for a, b in zip(held.subset(some).rows(slice(None)), lazy.subset(some).rows(slice(None)), strict=True):
+        assert torch.equal(a, b)
     assert len(lazy) == 6
     assert torch.equal(lazy.x, held.x)
     moved = lazy.to(torch.device("cpu"), torch.float64)

@@ -26,7 +26,7 @@ def test_is_zero_for_the_teacher_itself_and_grows_as_the_network_leaves_it() -> 
     assert term is not None
     assert term.abs().max() < 1e-12
     with torch.no_grad():
-        learner.head.bias.add_(torch.randn_like(learner.head.bias))
+        learner.head.linear.bias.add_(torch.randn_like(learner.head.linear.bias))
     assert (_term(one, experience=0)[1] > 1e-6).all()
 
 
