@@ -19,7 +19,7 @@ from clplat.heads.head import GrowingHead, PerTaskHead, SharedHead
 from clplat.learner import Learner
 from clplat.randomness import derive
 from clplat.ranks import Ranks
-from clplat.scenario import Scenario, Spec
+from clplat.scenario import PER_STEP, Scenario, Spec
 from clplat.settings import EvalSettings, LearnerSettings, TrainerSettings
 from clplat.strategy import Combined, Strategy
 from clplat.tracking.record import Mirror
@@ -105,7 +105,7 @@ def assemble(
         )
     readout = learner_settings.readout if learner_settings.readout != "auto" else hints.get("readout", "last")
     width = backbone.output_size
-    features = width if spec.target == "token" else readout_size(readout, T, width)
+    features = width if spec.target in PER_STEP else readout_size(readout, T, width)
     learner = Learner(
         backbone,
         _head(learner_settings.head, features, scenario),

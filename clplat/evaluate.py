@@ -30,7 +30,7 @@ def chosen(rule: str, seen: int, total: int) -> list[int]:
     if rule == "seen+next":
         return list(range(min(seen + 1, total)))
     if rule.startswith("last-") and rule[5:].isdigit() and int(rule[5:]) > 0:
-        return list(range(max(0, seen - int(rule[5:])), seen))
+        return list(range(max(0, seen - int(rule[5:])), min(seen, total)))
     raise UsageError(f"eval.experiences={rule}: not a rule.{suggestion(rule, ['auto', 'all', 'seen+next', 'last-k'])}")
 
 

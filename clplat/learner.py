@@ -23,7 +23,7 @@ from clplat.batch import Batch
 from clplat.errors import ClplatError, RunFailedError
 from clplat.metrics import measures
 from clplat.ranks import Ranks
-from clplat.scenario import Experience, Target, TensorData
+from clplat.scenario import PER_STEP, Experience, Target, TensorData
 from clplat.settings import TrainerSettings
 from clplat.strategy import Strategy
 
@@ -66,7 +66,7 @@ class Learner(pl.LightningModule):
         strategy: how it learns.
         encoder: makes a sequence of vectors of a sample.
         readout: its name, see ``backbones.readout``.
-        target: what is predicted; for tokens the head sees every step and the readout is not used.
+        target: what is predicted; for tokens and bits the head sees every step and the readout is not used.
         settings: how an experience is trained.
         make_optimizer: builds the optimiser from parameter groups.
         seed: of the whole run; all randomness is derived from it.
@@ -119,7 +119,7 @@ class Learner(pl.LightningModule):
         """Run the network through the strategy's ``forward`` (or ``predict``)."""
         call = self.strategy.predict if predict else self.strategy.forward
         y_BTD, state = call(self, self.encoder(x), task, None)
-        features = y_BTD if self.target == "token" else read(self.readout, y_BTD)
+        features = y_BTD if self.target in PER_STEP else read(self.readout, y_BTD)
         return Output(self.head(features, task), features, state)
 
     def base_loss(self, logits: Tensor, y: Tensor) -> Tensor:

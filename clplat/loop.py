@@ -71,7 +71,7 @@ class Run:
         self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
         self.train_seconds = 0.0
         self._train_started: float | None = None
-        self._resumed_optimizer: dict[str, Any] | None = None
+        self._restored_optimizer: dict[str, Any] | None = None
         self._adapted = self._started = -1  # the last experience that structure was grown for, that was begun
         learner.on_step, learner.save = self._on_step, self._save
 
@@ -85,7 +85,7 @@ class Run:
             RunFailedError: the loss is not finite, or the run directory cannot be written.
         """
         self.learner.to(self.ranks.device)
-        self._resume()
+        self.restore()
         stream = self.scenario.train_stream
         if self.baseline is None:
             self._adapt(stream[0])  # the untrained network is that of the first experience
@@ -143,7 +143,7 @@ class Run:
             experience.current_experience, len(self.scenario.train_stream), phase.name, self.position, steps.total
         )
         if self.position < steps.total:
-            learner.restore_optimizer = self._resumed_optimizer
+            learner.restore_optimizer = self._restored_optimizer
             if self.position == 0 and main and self.keep_optimizer_state:
                 learner.restore_optimizer, learner.restore_fitting = self.carried, True
             learner.train()
@@ -155,7 +155,7 @@ class Run:
             if main and self.keep_optimizer_state:
                 self.carried = trainer.optimizers[0].state_dict()
             learner.to(self.ranks.device)  # Lightning takes it back to the CPU
-        self._resumed_optimizer = None
+        self._restored_optimizer = None
         learner.data = learner.steps = None
 
     def _finish(self, experience: Experience) -> None:
@@ -278,7 +278,7 @@ class Run:
             path = checkpoint.save(folder, state, experience=self.number, marker=self.marker, keep=keep)
             self.record.timing(event="checkpoint", name=path.name, seconds=round(time.monotonic() - now, 4))
 
-    def _resume(self) -> None:
+    def restore(self) -> None:
         """Go to where the newest good checkpoint stands; with none, start with an empty record."""
         found = checkpoint.newest(self.run_dir / "checkpoints") if self.run_dir is not None else None
         self.ranks.barrier()  # nobody writes, or tidies up, before all have read
@@ -297,7 +297,7 @@ class Run:
             self.learner.load_state_dict(found.state["model"])
             self.learner.to(self.ranks.device)
             self.learner.step = progress["step"]
-            self._resumed_optimizer, self.carried = found.state["optimizer"], found.state["carried"]
+            self._restored_optimizer, self.carried = found.state["optimizer"], found.state["carried"]
         self.record.begin(lengths, seconds, self.config)
         if found is not None:
             for problem in found.passed_over:

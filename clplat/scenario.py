@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 Setting = Literal["class", "task", "domain"]
 Target = Literal["class", "token", "bits", "value"]
+PER_STEP: tuple[Target, ...] = ("token", "bits")  # targets with an answer at each step
 
 
 @dataclass(frozen=True)

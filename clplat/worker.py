@@ -93,7 +93,7 @@ def set_threads(threads: int | None) -> None:
 
 def environment() -> dict[str, Any]:
     """What results may depend on besides the configuration."""
-    packages = ("clplat", "torch", "pytorch-lightning", "torchvision", "numpy", "avalanche-lib", "omegaconf", "wandb")
+    packages = ("clplat", "torch", "pytorch-lightning", "torchvision", "numpy", "avalanche-lib", "wandb")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -64,7 +64,7 @@ def _evaluate(run_dir: Path) -> dict[str, Any]:
     built = build(config, Ranks.from_environment(config["trainer"]["accelerator"]))
     job = Run(built.learner, built.scenario, eval_settings=built.eval_settings, run_dir=run_dir)
     built.learner.to(built.learner.ranks.device)
-    job._resume()
+    job.restore()
     stream, spec = built.scenario.test_stream, built.scenario.spec
     values = evaluate.evaluate(built.learner, stream, range(len(stream)), built.eval_settings.batch_size)
     trained = job.marker == EVALUATE

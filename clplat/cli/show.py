@@ -65,6 +65,9 @@ def _find(name: str, group: str | None) -> Entry:
         if group in config.SETTINGS and group == name:
             return config.SETTINGS[name]
         return registry.find(group, name)
+    argument_of = [g for g in registry.GROUPS if name.partition(":")[0] in registry.names(g)]
+    if ":" in name and len(argument_of) == 1:  # avalanche:SplitMNIST
+        return registry.find(argument_of[0], name)
     if ":" in name:
         raise UsageError(f"'{name}' may be anything; say which with --group ({', '.join(registry.GROUPS)})")
     found = {g: registry.names(g) for g in registry.GROUPS}

@@ -32,10 +32,10 @@ def unroll(
         y of shape (B, T, D') and the last state.
     """
     outputs = []
-    for t in range(x_BTD.shape[1]):
+    for t, x_BD in enumerate(x_BTD.unbind(1)):  # not x[:, t], whose backward fills a (B, T, D) tensor at each step
         if reset_BT is not None:
             state = select_rows(reset_BT[:, t], initial, state)
-        y_BD, after = step(x_BTD[:, t], state)
+        y_BD, after = step(x_BD, state)
         state = after if mask_BT is None else select_rows(mask_BT[:, t], after, state)
         outputs.append(y_BD)
     return torch.stack(outputs, 1), state
