@@ -91,6 +91,10 @@ def assemble(
         UsageError: parts that do not fit, with the reason and what would.
     """
     _check(trainer)
+    if eval_settings.every < 0 or eval_settings.batch_size < 1:
+        raise UsageError(
+            f"eval.every={eval_settings.every} >= 0 and eval.batch_size={eval_settings.batch_size} >= 1 needed"
+        )
     ranks, hints, spec = ranks or Ranks(), hints or {}, scenario.spec
     torch.default_generator.manual_seed(derive(seed, "init"))
     strategy = make_strategy()

@@ -68,6 +68,7 @@ class Run:
         self.number, self.marker, self.phase, self.position = 0, TRAIN, 0, 0
         self.matrix: list[list[float | None]] = []
         self.baseline: list[float | None] | None = None
+        self.lowest: list[float | None] = [None] * len(scenario.test_stream)  # since learned; see eval.every
         self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
         self.train_seconds = 0.0
         self._train_started: float | None = None
@@ -180,7 +181,8 @@ class Run:
         line["test_loss"] = [losses.get(j) for j in range(len(row))]
         if after >= 0:
             assert self.baseline is not None
-            line["summary"], _ = summary([*self.matrix, row], self.baseline, self.scenario.spec.direction)
+            self._watch(found, range(after + 1))
+            line["summary"], _ = self._summary([*self.matrix, row])
             seen = [value for value in row[: after + 1] if value is not None]
             line["average_seen"] = sum(seen) / len(seen) if seen else None
         self.record.log(**line)
@@ -193,8 +195,7 @@ class Run:
 
     def _results(self) -> dict[str, Any]:
         spec = self.scenario.spec
-        assert self.baseline is not None
-        values, reasons = summary(self.matrix, self.baseline, spec.direction)
+        values, reasons = self._summary(self.matrix)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.ranks.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.ranks.device)
@@ -220,6 +221,30 @@ class Run:
             self.record.status("done")
         return results
 
+    def _summary(self, matrix: list[list[float | None]]) -> tuple[dict[str, float | None], dict[str, str]]:
+        assert self.baseline is not None
+        watched = self.lowest if self.eval_settings.every else None
+        return summary(matrix, self.baseline, self.scenario.spec.direction, watched)
+
+    def _watch(self, found: Mapping[int, Mapping[str, float]], learned: range) -> None:
+        """Keep the worst value of each experience that has been learned."""
+        spec = self.scenario.spec
+        worse = min if spec.direction == "max" else max
+        for j in learned:
+            if j in found:
+                value, before = found[j][spec.metric], self.lowest[j]
+                self.lowest[j] = value if before is None else worse(before, value)
+
+    def _look(self) -> None:
+        """Evaluate the experiences so far between two optimiser steps."""
+        total = len(self.scenario.test_stream)
+        which = list(range(min(self.number + 1, total)))
+        found = evaluate.evaluate(self.learner, self.scenario.test_stream, which, self.eval_settings.batch_size)
+        self._watch(found, range(self.number))
+        metric = self.scenario.spec.metric
+        row = [found[j][metric] if j in found else None for j in range(total)]
+        self.record.log(event="look", experience=self.number, step=self.learner.step, **{metric: row})
+
     # --- steps and checkpoints
 
     def _seed(self, purpose: str, experience: Experience) -> None:
@@ -238,6 +263,8 @@ class Run:
             self.record.log(event="train", experience=self.number, phase=phase, step=report.step, terms=terms)
             self.record.heartbeat(experience=self.number, step=report.step)
         self.show.advance(loss)
+        if self.eval_settings.every and report.step % self.eval_settings.every == 0:
+            self._look()
         every = self.settings.checkpoint_every
         if every and report.step % every == 0 and self.position < steps.total:
             terms = self._global(report)
@@ -268,6 +295,7 @@ class Run:
                     "step": self.learner.step,
                     "matrix": self.matrix,
                     "baseline": self.baseline,
+                    "lowest": self.lowest,
                     "lengths": self.record.lengths(),
                     "seconds": self.record.seconds,
                     "train_seconds": training,
@@ -288,7 +316,7 @@ class Run:
             progress = found.state["progress"]
             self.number, self.marker = progress["experience"], progress["marker"]
             self.phase, self.position = progress["phase"], progress["position"]
-            self.matrix, self.baseline = progress["matrix"], progress["baseline"]
+            self.matrix, self.baseline, self.lowest = progress["matrix"], progress["baseline"], progress["lowest"]
             self.train_seconds = progress["train_seconds"]
             lengths, seconds = progress["lengths"], progress["seconds"]
             for experience in self.scenario.train_stream[: self.number + 1]:

@@ -73,10 +73,13 @@ class EvalSettings:
         experiences: all; seen+next (those up to the next one); or the last k seen, as last-k. auto means all up to 50
             experiences and seen+next beyond.
         batch_size: samples in one evaluation batch.
+        every: optimiser steps between evaluations of the experiences so far inside training; 0 for none. Needed for
+            min-ACC and WC-ACC, which see the dips between the ends of experiences.
     """
 
     experiences: str = "auto"
     batch_size: int = 256
+    every: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def small(strategy: str) -> list[str]:
         "trainer.log_every=3",
         "trainer.checkpoint_every=3",
         "trainer.dispatch=4",
+        "eval.every=5",
         "optimizer.lr=0.01",
     ]
 

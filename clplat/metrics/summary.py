@@ -75,8 +75,34 @@ def learning_accuracy(R: Matrix) -> float:
     return _mean([_get(R, j, j) for j in range(len(R))], "there is no experience")
 
 
-def summary(R: Matrix, baseline: Row, direction: Direction = "max") -> tuple[dict[str, float | None], dict[str, str]]:
-    """All summary metrics by name, and for each that is None the reason."""
+def minimum(R: Matrix, lowest: Row) -> float:
+    """min-ACC: ``1/(n-1) sum_{j<n-1} worst_t A_t(j)`` over all evaluations t after experience j was learned,
+    those inside later experiences included (De Lange et al. 2023, eq. 2)."""
+    if len(R) < 2:
+        raise NotMeasuredError("min-ACC needs two experiences")
+    return _mean([_get([lowest], 0, j) for j in range(len(R) - 1)], "min-ACC needs eval.every > 0")
+
+
+def worst_case(R: Matrix, lowest: Row) -> float:
+    """WC-ACC: ``1/n R[n-1, n-1] + (1 - 1/n) min-ACC`` (De Lange et al. 2023, eq. 3): what can be relied on."""
+    n = len(R)
+    return _get(R, n - 1, n - 1) / n + (1 - 1 / n) * minimum(R, lowest)
+
+
+def summary(
+    R: Matrix, baseline: Row, direction: Direction = "max", lowest: Row | None = None
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """All summary metrics by name, and for each that is None the reason.
+
+    Args:
+        lowest: the worst value of each experience since it was learned, where it was watched (``eval.every``).
+    """
+
+    def watched() -> Row:
+        if lowest is None:
+            raise NotMeasuredError("needs eval.every > 0")
+        return lowest
+
     makers: dict[str, Callable[[], float]] = {
         "ACC": lambda: average(R),
         "forgetting": lambda: forgetting(R, direction),
@@ -84,6 +110,8 @@ def summary(R: Matrix, baseline: Row, direction: Direction = "max") -> tuple[dic
         "FWT": lambda: forward_transfer(R, baseline, direction),
         "learning_accuracy": lambda: learning_accuracy(R),
         "average_incremental": lambda: average_incremental(R),
+        "min_ACC": lambda: minimum(R, watched()),
+        "WC_ACC": lambda: worst_case(R, watched()),
     }
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}

@@ -62,6 +62,7 @@ class Record:
             for name in ("metrics.jsonl", "timings.jsonl"):
                 file = open(self.run_dir / name, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
                 file.truncate(lengths.get(name, 0))
+                file.seek(0, os.SEEK_END)  # tell() is asked for the length before anything is written
                 self._files[name] = file
         self.status("running")
         run_dir = self.run_dir

@@ -12,7 +12,9 @@ from clplat.metrics.summary import (
     forgetting,
     forward_transfer,
     learning_accuracy,
+    minimum,
     summary,
+    worst_case,
 )
 
 R = [[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.7, 0.5, 1.0]]
@@ -42,11 +44,22 @@ def test_smaller_is_better_turns_the_signs() -> None:
     assert forward_transfer(perplexity, [10.0, 10.0], "min") == pytest.approx(1.0)
 
 
+def test_the_worst_since_it_was_learned() -> None:
+    lowest = [0.3, 0.4, 1.0]
+    assert minimum(R, lowest) == pytest.approx(0.35)
+    assert worst_case(R, lowest) == pytest.approx(1.0 / 3 + 2 / 3 * 0.35)
+    values, reasons = summary(R, BASE)
+    assert values["min_ACC"] is values["WC_ACC"] is None
+    assert "eval.every" in reasons["min_ACC"]
+    values, _ = summary(R, BASE, lowest=lowest)
+    assert values["min_ACC"] == pytest.approx(0.35)
+
+
 def test_what_cannot_be_told_is_none_with_a_reason() -> None:
     values, reasons = summary([[0.5]], [0.1])
     assert values["ACC"] == 0.5
     assert values["forgetting"] is values["BWT"] is values["FWT"] is None
-    assert set(reasons) == {"forgetting", "BWT", "FWT"}
+    assert set(reasons) == {"forgetting", "BWT", "FWT", "min_ACC", "WC_ACC"}
     values, reasons = summary([[0.5, None], [None, 0.4]], [0.1, 0.1])
     assert values["ACC"] is None
     assert "R[1, 0] was not measured" in reasons["ACC"]
