@@ -102,6 +102,7 @@ class Learner(pl.LightningModule):
         # What the loop hangs in: after each optimiser step, and when a signal asks for a checkpoint between two.
         self.on_step: Callable[[StepReport], None] = lambda report: None
         self.save: Callable[[], None] = lambda: None
+        self.note: Callable[[str], None] = lambda message: None  # a line for the run's log
 
     # --- the network
 

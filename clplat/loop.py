@@ -74,7 +74,7 @@ class Run:
         self._train_started: float | None = None
         self._restored_optimizer: dict[str, Any] | None = None
         self._adapted = self._started = -1  # the last experience that structure was grown for, that was begun
-        learner.on_step, learner.save = self._on_step, self._save
+        learner.on_step, learner.save, learner.note = self._on_step, self._save, self.record.say
 
     # --- the run
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clplat.errors import UsageError
-from clplat.fisher import FisherBatch, diagonal_fisher, passes
-from clplat.scenario import TensorData
+from clplat.fisher import FisherBatch, FisherKind, diagonal_fisher, passes
+from clplat.scenario import PER_STEP, TensorData
 from clplat.state import grown
 from clplat.strategy import Strategy
 
@@ -35,8 +35,8 @@ class EWC(Strategy):
 
     Args:
         importance: lambda, weight of the quadratic penalty.
-        fisher: how F is estimated; exact takes a backward for each class, step and class, bit or value (many steps need
-            sampled); batched is the common wrong shortcut, for comparison with other code only.
+        fisher: how F is estimated; auto is exact, or sampled where that would take more than 64 backward passes a batch
+            (tokens and bits at many steps); batched is the common wrong shortcut, for comparison with other code only.
         online: one running importance, pulled to the latest weights.
         decay: gamma of the online form.
         samples: samples of the experience to estimate F on; null takes all.
@@ -49,7 +49,7 @@ class EWC(Strategy):
         self,
         *,
         importance: float = 100.0,
-        fisher: Literal["exact", "sampled", "empirical", "batched"] = "exact",
+        fisher: Literal["auto", "exact", "sampled", "empirical", "batched"] = "auto",
         online: bool = False,
         decay: float = 1.0,
         samples: int | None = None,
@@ -64,12 +64,26 @@ class EWC(Strategy):
         self._flat: tuple[Tensor, ...] = ()  # first anchor, importance and anchors side by side; made when needed
 
     def start(self, learner: Learner, experience: Experience) -> None:
-        """Refuse what will not be possible after the experience before it is trained on, on all ranks alike."""
-        if self.fisher == "exact" and learner.target in ("token", "bits"):
+        """Refuse now, on all ranks alike, what would not be possible after training; say which Fisher auto takes."""
+        kind = self._kind(learner, experience)
+        if self.fisher == "auto" and kind != "exact" and experience.current_experience == 0:
+            learner.note(f"{self.name}: the Fisher is {kind}, since the exact one would need too many backward passes")
+
+    def _kind(self, learner: Learner, experience: Experience) -> FisherKind:
+        if self.fisher != "auto" and self.fisher != "exact":
+            return self.fisher
+        if learner.target in PER_STEP:
             data, (chosen, _) = experience.dataset, self._draws(learner, experience)
             one = TensorData(*data.rows(slice(1))).to(learner.ranks.device, next(learner.parameters()).dtype)
             with learner.evaluating():
-                passes(data.y[chosen.to(data.y.device)], learner(one.x, one.task).shape[-1], learner.target)
+                outputs = learner(one.x, one.task).shape[-1]
+            try:
+                passes(data.y[chosen.to(data.y.device)], outputs, learner.target)
+            except UsageError:
+                if self.fisher == "exact":
+                    raise
+                return "sampled"
+        return "exact"
 
     def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
         anchor = self.recall("anchor")
@@ -113,13 +127,14 @@ class EWC(Strategy):
         data = experience.dataset.to(learner.ranks.device, next(learner.parameters()).dtype)
         chosen, uniform = self._draws(learner, experience)
         size = 256
-        total = -(-len(chosen) // size) if self.fisher == "batched" else len(chosen)
+        kind = self._kind(learner, experience)
+        total = -(-len(chosen) // size) if kind == "batched" else len(chosen)
         fisher = diagonal_fisher(
             learner,
             learner,
             learner.network(),
             _batches(learner, data, TensorData(chosen, uniform), size),
-            kind=self.fisher,
+            kind=kind,
             n_total=total,
             target=learner.target,
         )

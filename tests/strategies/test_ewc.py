@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from clplat.batch import Batch
-from clplat.build import Built
+from clplat.build import Built, build
+from clplat.config import compose
 from clplat.fisher import FisherBatch, naive_fisher
 from clplat.learner import Learner
+from clplat.loop import Run
+from clplat.ranks import Ranks
 from tests.cases import built, run
 
 
@@ -72,3 +75,22 @@ def test_ewc_kinds_differ_and_are_recorded_in_the_config() -> None:
 def test_ewc_with_no_importance_is_naive() -> None:
     matrix = run(built("ewc", "strategy.importance=0"))["matrix"]
     assert matrix == run(built("naive"))["matrix"]
+
+
+def test_auto_is_exact_or_says_that_it_samples() -> None:
+    assert run(built("ewc"))["weights_sha256"] == run(built("ewc", "strategy.fisher=exact"))["weights_sha256"]
+    small = [
+        "scenario=mqar-memorize", "scenario.experiences=2", "scenario.samples=64", "scenario.test_samples=32",
+        "backbone=gru", "backbone.hidden=8",
+    ]  # fmt: skip
+    overrides = ["strategy=ewc", *small, "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+    said: list[str] = []
+    digests = []
+    for kind in ("auto", "sampled"):
+        one = build(compose([*overrides, f"strategy.fisher={kind}"]), Ranks())
+        job = Run(one.learner, one.scenario, eval_settings=one.eval_settings)
+        one.learner.note = said.append
+        digests.append(job.execute()["weights_sha256"])
+    assert digests[0] == digests[1]
+    assert len(said) == 1
+    assert "sampled" in said[0]
