@@ -10,7 +10,7 @@ import torch
 
 from clplat import optim, registry
 from clplat.backbones.base import Backbone
-from clplat.build import assemble
+from clplat.build import assemble, backbone_maker
 from clplat.errors import UsageError
 from clplat.loop import Run
 from clplat.ranks import Ranks
@@ -72,16 +72,12 @@ def fit(
     hints: dict[str, Any] = {}
     if isinstance(backbone, str):
         entry = registry.find("backbone", backbone)
-        hints = entry.info
-
-        def make_backbone(*given: Any) -> Backbone:
-            built: Backbone = entry.build(*(given if entry.load().takes_shape else given[:1]))
-            return built
+        hints, make_backbone = entry.info, backbone_maker(entry)
     else:
         chosen = backbone
 
-        def make_backbone(*given: Any) -> Backbone:
-            return chosen(given[0])
+        def make_backbone(D: int, shape: tuple[int, ...]) -> Backbone:
+            return chosen(D)
 
     def make_strategy() -> Strategy:
         made = registry.find("strategy", strategy).build() if isinstance(strategy, str) else strategy

@@ -44,17 +44,12 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
     """
     seed = int(config["seed"])
     entry = registry.find("backbone", config["backbone"]["name"])
-    options, optimizer_options = _options(config["backbone"]), _options(config["optimizer"])
+    optimizer_options = _options(config["optimizer"])
     make = registry.find("optimizer", config["optimizer"]["name"]).load()
-
-    def backbone(*given: Any) -> Backbone:
-        built: Backbone = entry.build(*(given if entry.load().takes_shape else given[:1]), **options)
-        return built
-
     return assemble(
         registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"])),
         lambda: build_strategy(config["strategy"]),
-        backbone,
+        backbone_maker(entry, _options(config["backbone"])),
         trainer=TrainerSettings(**_options(config["trainer"])),
         learner_settings=LearnerSettings(**config["learner"]),
         eval_settings=EvalSettings(**config["eval"]),
@@ -126,6 +121,18 @@ def assemble(
     if trainer.precision == "64":
         learner.double()
     return Built(learner, scenario, eval_settings, keep_optimizer_state, pairing(strategy, spec, ranks.world))
+
+
+def backbone_maker(
+    entry: registry.Entry, options: Mapping[str, Any] | None = None
+) -> Callable[[int, tuple[int, ...]], Backbone]:
+    """What makes a backbone of the registry for (D, shape of a sample); most do not ask for the shape."""
+
+    def make(D: int, shape: tuple[int, ...]) -> Backbone:
+        built: Backbone = entry.build(*((D, shape) if entry.load().takes_shape else (D,)), **(options or {}))
+        return built
+
+    return make
 
 
 def build_strategy(section: Mapping[str, Any]) -> Strategy:

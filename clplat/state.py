@@ -53,6 +53,11 @@ def grown(old: Tensor, like: Tensor) -> Tensor:
     return new
 
 
+def overlap(parameter: Tensor, old: Tensor) -> Tensor:
+    """The part of a parameter that was there before it grew from ``old``'s shape."""
+    return parameter if parameter.shape == old.shape else parameter[tuple(slice(0, n) for n in old.shape)]
+
+
 def stored_bytes(state: Any) -> int:
     """Bytes of all tensors in a nested state."""
     if isinstance(state, Tensor):

@@ -11,7 +11,7 @@ from torch import Tensor
 from clplat.errors import UsageError
 from clplat.fisher import FisherBatch, FisherKind, diagonal_fisher, passes
 from clplat.scenario import PER_STEP, TensorData
-from clplat.state import grown
+from clplat.state import grown, overlap
 from clplat.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class EWC(Strategy):
             flat = (torch.cat([of[name].flatten() for name in anchor]) for of in (importance, anchor))
             self._flat = (first, *flat)
         network = learner.network()
-        theta = torch.cat([_overlap(network[name], old).flatten() for name, old in anchor.items()])
+        theta = torch.cat([overlap(network[name], old).flatten() for name, old in anchor.items()])
         _, importance_P, anchor_P = self._flat
         penalty = (importance_P * (theta - anchor_P).square()).sum() + self.recall("constant")["value"]
         return {"penalty": 0.5 * self.importance * penalty}
@@ -148,11 +148,6 @@ class EWC(Strategy):
         chosen = torch.randperm(len(y), generator=draws)[: self.samples or len(y)].sort().values
         shape = (len(chosen), *y.shape[1:])
         return chosen, torch.rand(shape, generator=draws, dtype=torch.float64).to(learner.ranks.device)
-
-
-def _overlap(parameter: Tensor, old: Tensor) -> Tensor:
-    """The part of a parameter that was there before it grew."""
-    return parameter if parameter.shape == old.shape else parameter[tuple(slice(0, n) for n in old.shape)]
 
 
 def _batches(learner: Learner, data: TensorData, draws: TensorData, size: int) -> Iterator[FisherBatch]:
