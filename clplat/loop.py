@@ -294,48 +294,53 @@ class Run:
 
     def _save(self) -> None:
         """Write a checkpoint of the very moment: only between two optimiser steps, by the first rank."""
+        writes = self.ranks.first and self.record.run_dir is not None
+        if not writes and not (self.learner.sharded and self.run_dir is not None):
+            return
+        now = time.monotonic()
         inside = self.marker == TRAIN and self.learner.steps is not None and self.position > 0
-        if self.ranks.first or self.learner.sharded:  # pieces are put together by all ranks
-            model = sharding.whole(self.learner.state_dict())
-            optimizer = sharding.whole(self.learner.optimizer_state()) if inside else None
-            carried = sharding.whole(self.carried)
-        if self.ranks.first and self.record.run_dir is not None:
-            now = time.monotonic()
-            training = self.train_seconds + (now - self._train_started if self._train_started else 0.0)
-            lengths = self.record.lengths()
-            state = {
-                "model": model,
-                "optimizer": optimizer,
-                "carried": carried,
-                "progress": {
-                    "experience": self.number,
-                    "marker": self.marker,
-                    "phase": self.phase,
-                    "position": self.position,
-                    "step": self.learner.step,
-                    "matrix": self.matrix,
-                    "baseline": self.baseline,
-                    "lowest": self.lowest,
-                    "lengths": lengths,
-                    "seconds": self.record.seconds,
-                    "train_seconds": training,
-                },
-            }
-            path = checkpoint.save(
-                self.record.run_dir / "checkpoints",
-                state,
-                experience=self.number,
-                marker=self.marker,
-                keep=self.settings.keep_last,
-                keep_boundaries=self.settings.keep_boundaries,
-                about={"step": self.learner.step, "lengths": lengths, **self.identity.about(self.number + 1)},
-            )
-            self.record.timing(
-                event="checkpoint",
-                name=path.name,
-                bytes=checkpoint.size(checkpoint.read_manifest(path)),
-                seconds=round(time.monotonic() - now, 4),
-            )
+        # Pieces are put together by all ranks.
+        model = sharding.whole(self.learner.state_dict())
+        optimizer = sharding.whole(self.learner.optimizer_state()) if inside else None
+        carried = sharding.whole(self.carried)
+        if not writes:
+            return
+        assert self.record.run_dir is not None
+        training = self.train_seconds + (now - self._train_started if self._train_started else 0.0)
+        lengths = self.record.lengths()
+        state = {
+            "model": model,
+            "optimizer": optimizer,
+            "carried": carried,
+            "progress": {
+                "experience": self.number,
+                "marker": self.marker,
+                "phase": self.phase,
+                "position": self.position,
+                "step": self.learner.step,
+                "matrix": self.matrix,
+                "baseline": self.baseline,
+                "lowest": self.lowest,
+                "lengths": lengths,
+                "seconds": self.record.seconds,
+                "train_seconds": training,
+            },
+        }
+        path = checkpoint.save(
+            self.record.run_dir / "checkpoints",
+            state,
+            experience=self.number,
+            marker=self.marker,
+            keep=self.settings.keep_last,
+            keep_boundaries=self.settings.keep_boundaries,
+            about={"step": self.learner.step, "lengths": lengths, **self.identity.about(self.number + 1)},
+        )
+        self.record.timing(
+            event="checkpoint",
+            name=path.name,
+            bytes=(path / "state.pt").stat().st_size,
+            seconds=round(time.monotonic() - now, 4),
+        )
 
     def restore(self) -> None:
         """Go to where the newest good checkpoint stands; with none, start with an empty record. Once, before all else.

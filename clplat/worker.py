@@ -28,7 +28,7 @@ from clplat.loop import Run  # noqa: E402
 from clplat.ranks import Ranks  # noqa: E402
 from clplat.tracking import continuation, directory  # noqa: E402
 from clplat.tracking.directory import write_atomic  # noqa: E402
-from clplat.tracking.progress import Display, Silent, display, print_summary  # noqa: E402
+from clplat.tracking.progress import Silent, display, print_summary  # noqa: E402
 from clplat.tracking.record import Record  # noqa: E402
 
 
@@ -40,16 +40,14 @@ def run(run_dir: Path) -> int:
     """
     srun.adopt()
     if int(os.environ.get("RANK", 0)) != 0:
-        return _run(run_dir, Record(None), Silent())
+        return _run(run_dir, Record(None))
     with directory.locked(run_dir):
         world = int(os.environ.get("WORLD_SIZE", 1))
         job = {key: os.environ[name] for key, name in _JOB.items() if name in os.environ}
         directory.write_history(run_dir, "start", world=world, **job)
         code = None
         try:
-            config = configuration.load(continuation.configuration_file(run_dir))
-            show = display(config["trainer"]["progress"])
-            code = _run(run_dir, Record(run_dir), show)
+            code = _run(run_dir, Record(run_dir))
         finally:
             with contextlib.suppress(OSError):
                 status = directory.read_status(run_dir)["status"]
@@ -60,11 +58,12 @@ def run(run_dir: Path) -> int:
 _JOB = {"job": "SLURM_JOB_ID", "array_task": "SLURM_ARRAY_TASK_ID", "restart": "SLURM_RESTART_COUNT"}
 
 
-def _run(run_dir: Path, record: Record, show: Display) -> int:
+def _run(run_dir: Path, record: Record) -> int:
+    config = configuration.load(continuation.configuration_file(run_dir))
     results, refused = None, False
     first, go_on = record.run_dir is not None, f"clplat resume {shlex.quote(str(run_dir))}"
+    show = display(config["trainer"]["progress"]) if first else Silent()
     try:
-        config = configuration.load(continuation.configuration_file(run_dir))
         signals.listen(config["run"]["signal"])
         ranks = Ranks.from_environment(config["trainer"]["accelerator"])
         set_threads(config["trainer"]["threads"])

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from clplat.distillation import Taught
 from clplat.memory import HerdingMemory
 from clplat.scenario import TensorData
-from clplat.strategy import Phase, Strategy
+from clplat.strategy import Phase
 
 if TYPE_CHECKING:
     from clplat.batch import Batch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from clplat.scenario import Experience
 
 
-class ICaRL(Strategy):
+class ICaRL(Taught):
     """iCaRL: train on exemplars and on the old network's answers, classify by the nearest mean of exemplars.
 
     Each experience trains on the union of its samples and the exemplars of all classes before (algorithm 3), with
@@ -49,7 +50,7 @@ class ICaRL(Strategy):
 
     def start(self, learner: Learner, experience: Experience) -> None:
         if self.old:
-            self.remember("teacher", {name: p.clone() for name, p in learner.network().items()})
+            self.keep_teacher(learner)
 
     def phases(self, learner: Learner, experience: Experience) -> Sequence[Phase]:
         return [Phase("train", data=self._with_exemplars(learner, experience))]
@@ -67,9 +68,8 @@ class ICaRL(Strategy):
     def base_loss(self, learner: Learner, batch: Batch, output: Output) -> Tensor:
         there_NC = output.logits != -torch.inf  # which a growing head has for classes to come
         target_NC = nnf.one_hot(batch.y, output.logits.shape[-1]).to(output.logits.dtype)
-        if teacher := self.recall("teacher"):
-            with torch.no_grad():
-                before_NC = learner.output_with(teacher, batch.x, batch.task).logits.sigmoid()
+        if before := self.ask_teacher(learner, batch):
+            before_NC = before.logits.sigmoid()
             assert learner.experience is not None
             old = sorted({*self.old} - {*learner.experience.classes_in_this_experience})
             target_NC[:, old] = before_NC[:, old].to(target_NC.dtype)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from clplat.distillation import Taught
 from clplat.errors import UsageError
 from clplat.projection import BoundaryKeeping
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clplat.scenario import Experience
 
 
-class LFL(BoundaryKeeping):
+class LFL(Taught, BoundaryKeeping):
     """Less-forgetful learning: give the kept classifier the features that it was given before.
 
     At the start of each experience the network becomes a frozen teacher in evaluation mode, and the classifier of the
@@ -42,13 +42,11 @@ class LFL(BoundaryKeeping):
 
     def start(self, learner: Learner, experience: Experience) -> None:
         if self.seen:
-            self.remember("teacher", {name: p.clone() for name, p in learner.network().items()})
+            self.keep_teacher(learner)
 
     def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
-        teacher = self.recall("teacher")
-        if not teacher:
+        old = self.ask_teacher(learner, batch)
+        if old is None:
             return {}
-        with torch.no_grad():
-            old_NF = learner.output_with(teacher, batch.x, batch.task).features
-        distance_N = (output.features - old_NF).square().flatten(1).sum(1)
+        distance_N = (output.features - old.features).square().flatten(1).sum(1)
         return {"features": 0.5 * self.strength * distance_N}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clplat.distillation import Taught
 from clplat.errors import UsageError
 from clplat.heads.head import PerTaskHead
-from clplat.strategy import Strategy
 
 if TYPE_CHECKING:
     from clplat.batch import Batch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clplat.scenario import Experience
 
 
-class LwF(Strategy):
+class LwF(Taught):
     """Learning without forgetting: on new data, answer for old classes as the network before did.
 
     At the start of each experience the network becomes a frozen teacher; then for each sample (eq. 2 and 3, with the
@@ -44,17 +44,17 @@ class LwF(Strategy):
 
     def start(self, learner: Learner, experience: Experience) -> None:
         if self.seen:
-            self.remember("teacher", {name: p.clone() for name, p in learner.network().items()})
+            self.keep_teacher(learner)
 
     def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
-        teacher = self.recall("teacher")
-        if not teacher:
+        old = self.ask_teacher(learner, batch)
+        if old is None:
             return {}
-        with torch.no_grad():
-            old = learner.output_with(teacher, batch.x, batch.task)
+        teacher = self.recall("teacher")
         divergences = [
             self._divergence(
-                self._logits(learner, old, task, teacher)[:, classes], self._logits(learner, output, task)[:, classes]
+                self._logits(learner, old, task, teacher)[:, classes],
+                self._logits(learner, output, task)[:, classes],
             )
             for task, classes in self.seen.items()
         ]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from clplat.distillation import Taught
 from clplat.errors import UsageError
 from clplat.heads.head import PerTaskHead
 from clplat.memory import BalancedMemory
 from clplat.scenario import TensorData
-from clplat.strategy import Phase, Strategy
+from clplat.strategy import Phase
 
 if TYPE_CHECKING:
     from clplat.batch import Batch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Rows = Literal["none", "memory", "all"]
 
 
-class RehearsalKD(Strategy):
+class RehearsalKD(Taught):
     """Rehearsal and two distillations: of features and of predictions, each on the memory's rows or on all.
 
     An epoch is a pass over the experience's data and the memory, shuffled together. With the network before the
@@ -65,7 +66,7 @@ class RehearsalKD(Strategy):
 
     def start(self, learner: Learner, experience: Experience) -> None:
         if self.seen:
-            self.remember("teacher", {name: p.clone() for name, p in learner.network().items()})
+            self.keep_teacher(learner)
 
     def phases(self, learner: Learner, experience: Experience) -> Sequence[Phase]:
         held = self.memory.rows(self.memory.slots())
@@ -80,11 +81,9 @@ class RehearsalKD(Strategy):
         return (1 - self._weight(learner, batch, on)) * loss_N
 
     def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, Tensor]:
-        teacher = self.recall("teacher")
-        if not teacher:
+        old = self.ask_teacher(learner, batch)
+        if old is None:
             return {}
-        with torch.no_grad():
-            old = learner.output_with(teacher, batch.x, batch.task)
         log_p, log_q = (z[:, self.seen].div(self.temperature).log_softmax(-1) for z in (old.logits, output.logits))
         divergence_N = self.temperature**2 * (log_p.exp() * (log_p - log_q)).mean(-1)
         distance_N = (output.features - old.features).square().mean(-1)

@@ -90,12 +90,18 @@ def run(
         if process.is_alive():
             process.kill()
             process.join()
+    points = _collected(results)
+    output = "".join(p.read_text() for p in sorted(run_dir.glob("rank*.out")))
+    return Outcome([process.exitcode if process.exitcode is not None else 1 for process in ranks], points, output)
+
+
+def _collected(results: Any) -> Counter[str]:
+    """How often each fault point was passed, over the processes that lived to say so."""
     points: Counter[str] = Counter()
     with contextlib.suppress(Exception):
         while not results.empty():
             points.update(results.get(timeout=1))
-    output = "".join(p.read_text() for p in sorted(run_dir.glob("rank*.out")))
-    return Outcome([process.exitcode if process.exitcode is not None else 1 for process in ranks], points, output)
+    return points
 
 
 def command(
@@ -120,10 +126,7 @@ def command(
     if process.is_alive():
         process.kill()
         process.join()
-    points: Counter[str] = Counter()
-    with contextlib.suppress(Exception):
-        while not results.empty():
-            points.update(results.get(timeout=1))
+    points = _collected(results)
     output = Path(cwd) / "command.out"
     text = output.read_text()
     output.unlink()

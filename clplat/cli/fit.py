@@ -94,8 +94,9 @@ def fit(
         if run is not None:
             if resume != "auto" and not directory.is_run(run):
                 raise UsageError(f"--resume {run}: not a run directory")
-            resolved["run"] |= {key: configuration.load(run / "config.yaml")["run"][key] for key in ("dir", "root")}
-            return go_on(run, resolved)
+            before = configuration.load(run / "config.yaml")
+            resolved["run"] |= {key: before["run"][key] for key in ("dir", "root")}
+            return go_on(run, before, resolved)
     from clplat.cluster import local
 
     local.check_nodes(resolved)  # before a run directory is made

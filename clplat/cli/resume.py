@@ -46,19 +46,22 @@ def resume(
     stopped = directory.read_status(run)["status"] == "stopped"
     if stopped and now["run"]["stop_after"] == before["run"]["stop_after"]:
         now["run"]["stop_after"] = None  # it has been reached
-    return go_on(run, now)
+    return go_on(run, before, now)
 
 
-def go_on(run: Path, now: Mapping[str, Any]) -> int:
+def go_on(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> int:
     """Continue a run with a configuration that may differ in what leaves its past as it is.
+
+    Args:
+        before: the run's own configuration.
+        now: the one to go on with.
 
     Raises:
         UsageError: it differs in more; every such key is named.
     """
-    from clplat import changes, config
+    from clplat import changes
     from clplat.cluster import local
 
-    before = config.load(run / "config.yaml")
     altering = changes.altering(before, now)
     if altering:
         raise UsageError(
