@@ -193,6 +193,7 @@ def pairing(
         "new-classes": spec.target == "class" and spec.setting == "class",
         "task-heads": isinstance(head, PerTaskHead) if head is not None else spec.setting == "task",
         "tokens": spec.vocabulary is not None,
+        "steps": spec.target in PER_STEP,
         **{word: backbone is None or word in backbone.gives() for word in BACKBONE_WORDS},
     }
     remedy = {
@@ -204,6 +205,7 @@ def pairing(
         "prefixes": "choose a backbone of attention layers, e.g. --backbone transformer",
         "task-heads": "leave learner.head=auto, or set learner.head=per-task, on a task-incremental stream",
         "tokens": "choose a stream of tokens, e.g. --scenario mqar-memorize",
+        "steps": "choose a stream with an answer at each step, e.g. --scenario permuted-copy",
         "hidden-layers": "choose a backbone with feed-forward layers, e.g. --backbone mlp or transformer",
     }
     problems = []

@@ -67,7 +67,7 @@ def evaluate(
                 state = None if start == 0 else lanes.first(len(rows), state)
             x, y, task = TensorData(*stream[j].dataset.rows(rows)).to(ranks.device, dtype).rows(slice(None))
             output = learner.respond(x, task, state)
-            state, logits = output.state, output.logits
+            state, logits = output.state if carry else None, output.logits
             table[number] = measures.table(target, logits if dtype == torch.float64 else logits.float(), y)
     sums = ranks.all_reduce(table).cpu()
     found: dict[int, dict[str, float]] = {}

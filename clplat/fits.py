@@ -40,8 +40,11 @@ def given(scenario: Entry) -> dict[str, set[str]]:
     """What a scenario gives in each of its settings, the default one first."""
     gives, settings = scenario.info.get("gives"), scenario.info.get("settings")
     if not isinstance(gives, list) or not isinstance(settings, list):
+        from clplat.scenario import PER_STEP
+
         spec = scenario.build(0).spec
         gives = [*(["classes"] if spec.target == "class" else []), *(["tokens"] if spec.vocabulary else [])]
+        gives += ["steps"] if spec.target in PER_STEP else []
         gives += ["boundaries"] if spec.boundaries else []
         settings = [spec.setting]
     elif "setting" in scenario.options:

@@ -63,7 +63,7 @@ def small(strategy: str) -> list[str]:
         scenario = ["scenario=split-digits", "scenario.setting=task", "scenario.experiences=3"]
     elif "new-classes" in needs:
         scenario = ["scenario=split-digits", "scenario.setting=class", "scenario.experiences=3"]
-    if "tokens" in needs:
+    if needs & {"tokens", "steps"}:
         scenario = ["scenario=mqar-memorize", "scenario.experiences=3", "scenario.pairs=8", "scenario.length=8"]
         scenario += ["scenario.queries=4", "scenario.vocabulary=40", "scenario.samples=359", "scenario.test_samples=60"]
         scenario += ["learner.embedding=6"]
@@ -116,6 +116,7 @@ def small(strategy: str) -> list[str]:
         "si": ["strength=2", "damping=0.01"],
         "slda": ["pretrain_epochs=1"],
         "task-arithmetic": ["scale=0.6"],
+        "temporal-consistency": ["strength=0.1", "over=quiet"],
         "temporary-forgetting": ["every=5", "until=17"],
         "vcl": ["samples=2", "test_samples=2", "coreset=12", "coreset_epochs=2", "likelihood_epochs=1"],
     }
@@ -125,7 +126,7 @@ def small(strategy: str) -> list[str]:
         f"strategy={strategy}",
         *backbone,
         *scenario,
-        *([] if "tokens" in needs else ["scenario.test=0.8"]),
+        *([] if needs & {"tokens", "steps"} else ["scenario.test=0.8"]),
         *own,
         "trainer.max_epochs=2",
         "trainer.batch_size=51",

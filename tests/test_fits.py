@@ -12,6 +12,7 @@ from clplat import fits, registry
 from clplat.build import backbone_maker, pairing
 from clplat.cli import main
 from clplat.errors import UsageError
+from clplat.scenario import PER_STEP
 
 SCENARIOS = [name for name in registry.names("scenario") if name != "avalanche"]  # whose data is not here
 BACKBONES = ("mlp", "gru", "transformer", "resnet18")
@@ -46,7 +47,12 @@ def test_what_an_entry_says_that_its_scenario_gives_is_true(scenario: str) -> No
         options = {"setting": setting} if "setting" in entry.options else {}
         spec = entry.build(0, **options).spec
         assert spec.setting == setting
-        true = {"classes": spec.target == "class", "tokens": spec.vocabulary is not None, "boundaries": spec.boundaries}
+        true = {
+            "classes": spec.target == "class",
+            "steps": spec.target in PER_STEP,
+            "tokens": spec.vocabulary is not None,
+            "boundaries": spec.boundaries,
+        }
         assert {word for word, holds in true.items() if holds} == set(entry.info["gives"])
 
 

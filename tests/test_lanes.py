@@ -58,6 +58,20 @@ def test_what_was_seen_in_the_window_before_is_known() -> None:
     assert trained(carry_state=False)["summary"]["ACC"] < 0.75
 
 
+def test_without_carrying_samples_are_judged_by_themselves() -> None:
+    matrices = [
+        clplat.fit(
+            "naive",
+            delayed(),
+            lambda D: GRU(D, hidden=8),
+            trainer=TrainerSettings(max_epochs=1, batch_size=8, precision="64", progress="none"),
+            evaluation=EvalSettings(batch_size=size),
+        )["matrix"]
+        for size in (7, 120)
+    ]
+    assert matrices[0] == matrices[1]
+
+
 def test_a_step_is_truncated_backpropagation_by_hand() -> None:
     """Two steps of SGD with the state handed over, against the same by hand."""
     scenario = delayed(n=8, experiences=1)
