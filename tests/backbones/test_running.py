@@ -174,7 +174,7 @@ def test_hgrn2_takes_in_what_it_forgets() -> None:
 
 
 def test_hgrn2_floors_rise_with_the_layers() -> None:
-    rules = [mixer.rule for mixer in HGRN2(5, dim=8, heads=2, layers=4).mixers]
+    rules = [mixer.heads.rule for mixer in HGRN2(5, dim=8, heads=2, layers=4).mixers]
     assert rules[0].floor is None
     for number, rule in enumerate(rules[1:], 1):
         assert_close(rule.floor.sigmoid(), torch.full((8,), number / 4), 1e-6)

@@ -74,57 +74,27 @@ def padded(x_BHTn: Tensor, mask_BT: Tensor | None, value: float = 0.0) -> Tensor
     return x_BHTn if mask_BT is None else x_BHTn.masked_fill(~mask_BT[:, None, :, None], value)
 
 
-class Memory(Mixer):
-    """A memory for each head between projections: (B, T, D) -> (B, T, D)::
+class Output(nn.Module):
+    """What the heads have read, together: (B, H, T, V) -> (B, T, D), by the input x of the layer::
 
-        q, k, v = W_qkv x                              with conv: silu(convolution(W_qkv x))
-        y = rule(q, k, v, W_g x)
-        out = W_o (rms_norm(y) * silu(W_z x))          without ``gated``: W_o rms_norm(y)
-
-    State: that of the rule, and with conv ``convolution``, see :class:`ShortConv`.
+        W_o (rms_norm(y) * silu(W_z x))          without ``gated``: W_o rms_norm(y)
 
     Args:
         dim: D.
-        rule: what is done with q, k and v.
-        conv: width in steps of a causal depthwise convolution with SiLU behind the projections; 0 for none.
+        rule: gives the heads and V.
         gated: the output has a gate.
         whole: the norm is over all heads together, not over each.
     """
 
-    def __init__(self, dim: int, rule: Rule, *, conv: int = 0, gated: bool = True, whole: bool = False) -> None:
+    def __init__(self, dim: int, rule: Rule, *, gated: bool = True, whole: bool = False) -> None:
         super().__init__()
-        require(conv >= 0, f"conv must be 0 or a width in steps, not {conv}")
-        key, value = rule.heads * rule.key, rule.heads * rule.value
-        self.sizes, self.whole = (key, key, value), whole
-        self.qkv = nn.Linear(dim, sum(self.sizes))
-        self.convolution = ShortConv(sum(self.sizes), conv) if conv else None
-        self.gates, self.rule = rule.make_gates(dim), rule
-        self.norm = nn.RMSNorm(value if whole else rule.value, eps=1e-5)  # a step may read zeros
-        self.gate = nn.Linear(dim, value) if gated else None
-        self.out = nn.Linear(value, dim)
+        wide = rule.heads * rule.value
+        self.whole = whole
+        self.norm = nn.RMSNorm(wide if whole else rule.value, eps=1e-5)  # a step may read zeros
+        self.gate = nn.Linear(dim, wide) if gated else None
+        self.out = nn.Linear(wide, dim)
 
-    def forward(
-        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        dtype = torch.promote_types(x_BTD.dtype, torch.float32)
-        state = self.init_state(len(x_BTD), device=x_BTD.device, dtype=x_BTD.dtype) if state is None else state
-        before, after = {name: part for name, part in state.items() if name != "convolution"}, {}
-        qkv_BTE = self.qkv(x_BTD)
-        if self.convolution is not None:
-            qkv_BTE, after["convolution"] = self.convolution(
-                qkv_BTE, state["convolution"], reset_BT=reset_BT, mask_BT=mask_BT
-            )
-            qkv_BTE = F.silu(qkv_BTE)
-        q, k, v = (split_heads(part, self.rule.heads).to(dtype) for part in qkv_BTE.split(self.sizes, -1))
-        gates_BTG = x_BTD[..., :0] if self.gates is None else self.gates(x_BTD)
-        with torch.autocast(x_BTD.device.type, enabled=False):
-            if self.convolution is None and self.rule.silu:
-                q, k = F.silu(q), F.silu(k)
-            y_BHTV, memory = self.rule(q, k, v, gates_BTG.to(dtype), before, reset_BT, mask_BT)
-        return self.read(x_BTD, y_BHTV), {**memory, **after}
-
-    def read(self, x_BTD: Tensor, y_BHTV: Tensor) -> Tensor:
-        """What the queries have read as the output for x."""
+    def forward(self, x_BTD: Tensor, y_BHTV: Tensor) -> Tensor:
         y_BTHV = y_BHTV.transpose(1, 2).to(self.norm.weight.dtype)
         y_BTE = self.norm(y_BTHV.flatten(2)) if self.whole else self.norm(y_BTHV).flatten(2)
         y_BTE = y_BTE.to(x_BTD.dtype)
@@ -133,17 +103,90 @@ class Memory(Mixer):
         out_BTD: Tensor = self.out(y_BTE)
         return out_BTD
 
+
+class Heads(nn.Module):
+    """The heads' memories: projected queries, keys and values through a short convolution, if any, and the rule.
+
+    (B, T, H (K + K + V)) and gates (B, T, G) -> (B, H, T, V). State: that of the rule, and with conv ``convolution``,
+    see :class:`ShortConv`.
+
+    Args:
+        rule: what is done with q, k and v.
+        conv: width in steps of a causal depthwise convolution with SiLU in front of it; 0 for none.
+    """
+
+    def __init__(self, rule: Rule, conv: int = 0) -> None:
+        super().__init__()
+        require(conv >= 0, f"conv must be 0 or a width in steps, not {conv}")
+        self.sizes = (rule.heads * rule.key, rule.heads * rule.key, rule.heads * rule.value)
+        self.convolution = ShortConv(sum(self.sizes), conv) if conv else None
+        self.rule = rule
+
+    def forward(
+        self, qkv_BTE: Tensor, gates_BTG: Tensor, state: State, reset_BT: Tensor | None, mask_BT: Tensor | None
+    ) -> tuple[Tensor, State]:
+        dtype = torch.promote_types(qkv_BTE.dtype, torch.float32)
+        before, after = {name: part for name, part in state.items() if name != "convolution"}, {}
+        if self.convolution is not None:
+            qkv_BTE, after["convolution"] = self.convolution(
+                qkv_BTE, state["convolution"], reset_BT=reset_BT, mask_BT=mask_BT
+            )
+            qkv_BTE = F.silu(qkv_BTE)
+        q, k, v = (split_heads(part, self.rule.heads).to(dtype) for part in qkv_BTE.split(self.sizes, -1))
+        with torch.autocast(qkv_BTE.device.type, enabled=False):
+            if self.convolution is None and self.rule.silu:
+                q, k = F.silu(q), F.silu(k)
+            y_BHTV, memory = self.rule(q, k, v, gates_BTG.to(dtype), before, reset_BT, mask_BT)
+        return y_BHTV, {**memory, **after}
+
     def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
-        state: dict[str, State] = dict(
-            self.rule.init_state(batch, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        )
+        wide = torch.promote_types(dtype, torch.float32)
+        state: dict[str, State] = dict(self.rule.init_state(batch, device=device, dtype=wide))
         if self.convolution is not None:
             state["convolution"] = self.convolution.init_state(batch, device=device, dtype=dtype)
         return state
 
-    def state_size(self, T: int) -> int:
-        inputs = 0 if self.convolution is None else self.convolution.state_size(T)
+    def state_size(self) -> int:
+        inputs = 0 if self.convolution is None else self.convolution.state_size(1)
         return self.rule.state_size() + inputs
+
+
+class Memory(Mixer):
+    """A memory for each head between projections: (B, T, D) -> (B, T, D)::
+
+        q, k, v = W_qkv x                              with conv: silu(convolution(W_qkv x))
+        y = rule(q, k, v, W_g x)
+        out = output(x, y)
+
+    State: see :class:`Heads`.
+
+    Args:
+        dim: D.
+        rule: what is done with q, k and v.
+        conv: width in steps of a causal depthwise convolution with SiLU behind the projections; 0 for none.
+        gated, whole: of the :class:`Output`.
+    """
+
+    def __init__(self, dim: int, rule: Rule, *, conv: int = 0, gated: bool = True, whole: bool = False) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(dim, rule.heads * (2 * rule.key + rule.value))
+        self.gates = rule.make_gates(dim)
+        self.heads = Heads(rule, conv)
+        self.output = Output(dim, rule, gated=gated, whole=whole)
+
+    def forward(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        state = self.init_state(len(x_BTD), device=x_BTD.device, dtype=x_BTD.dtype) if state is None else state
+        gates_BTG = x_BTD[..., :0] if self.gates is None else self.gates(x_BTD)
+        y_BHTV, state = self.heads(self.qkv(x_BTD), gates_BTG, state, reset_BT, mask_BT)
+        return self.output(x_BTD, y_BHTV), state
+
+    def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
+        return self.heads.init_state(batch, device=device, dtype=dtype)
+
+    def state_size(self, T: int) -> int:
+        return self.heads.state_size()
 
 
 def head_width(dim: int, heads: int, factor: float = 1.0) -> int:
