@@ -105,7 +105,7 @@ class Mixture(Mixer):
         if mask_BT is not None:
             goes_BTE = goes_BTE & mask_BT[..., None]
         rule = self.heads.rule
-        laid = whole_lanes(goes_BTE, reset_BT) if in_reference_form() else lanes(goes_BTE, reset_BT, rule.chunk)
+        laid = whole_lanes(goes_BTE, reset_BT) if in_reference_form() else lanes(goes_BTE, reset_BT)
 
         q_BTE = self.query(x_BTD)
         x_BEND = laid.gather(x_BTD)

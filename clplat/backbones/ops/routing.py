@@ -37,17 +37,16 @@ class Lanes(NamedTuple):
         return y_BSD.unflatten(1, memory_BTk.shape[1:])
 
 
-def lanes(goes_BTE: Tensor, reset_BT: Tensor | None, chunk: int) -> Lanes:
+def lanes(goes_BTE: Tensor, reset_BT: Tensor | None) -> Lanes:
     """The :class:`Lanes` for steps of which True says to which memories they go.
 
-    Lanes are as long as the fullest, and on to a whole chunk, so that it does not depend on later steps where chunks
-    lie. Where sequences begin there is a slot behind each lane's last step for one that begins later.
+    Lanes are as long as the fullest, which later steps have a say in: outputs may differ in their last digit by what
+    comes behind. Where sequences begin there is a slot behind each lane's last step for one that begins later.
     """
-    T, E = goes_BTE.shape[1:]
+    E = goes_BTE.shape[2]
     spare = 0 if reset_BT is None else 1
     count_BE1 = goes_BTE.sum(1)[..., None]
-    fullest = int(count_BE1.max()) if count_BE1.numel() else 0
-    N = max(1, min(-(-(fullest + spare) // chunk) * chunk, T + spare))
+    N = max(1, spare + int(count_BE1.max())) if count_BE1.numel() else 1
     slot_BTE = (goes_BTE.long().cumsum(1) - 1).clamp(min=0)
     step_BET = (~goes_BTE).long().argsort(dim=1, stable=True).mT
     step_BEN = torch.cat([step_BET, step_BET[..., :spare]], -1)[..., :N]
