@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from clplat.backbones.base import reference_form
 from clplat.backbones.linear.aaren import Aaren, QueryAttention
-from clplat.backbones.linear.gateloop import ComplexDecay
+from clplat.backbones.linear.gateloop import ComplexDecay, GateLoop
 from clplat.backbones.linear.hgrn2 import HGRN2, TiedDecay
 from clplat.backbones.linear.lightnet import Additive
 from clplat.backbones.linear.retnet import Retention
@@ -26,7 +27,9 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["
 probabilities = pytest.mark.parametrize("probability", [None, 0.0, 0.2, 1.1], ids=["none", "never", "some", "always"])
 
 
-def differentiated(form: object, leaves: list[Tensor], *arguments: object) -> list[Tensor]:
+def differentiated(
+    form: Callable[..., Sequence[Tensor]], leaves: list[Tensor], *arguments: Tensor | None
+) -> list[Tensor]:
     """The outputs of a form, and the gradients of a random linear function of them."""
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     outputs = form(*leaves, *arguments)
@@ -55,7 +58,9 @@ def test_log_sums_are_logcumsumexp() -> None:
     assert_close(log_sums(x, torch.full((B, V), LOW).double()), x.logcumsumexp(1), 1e-12)
 
 
-def flat(form: object) -> object:
+def flat(form: Callable[..., tuple[Tensor, Average]]) -> Callable[..., list[Tensor]]:
+    """A form of the running softmax with the parts of the averages one by one."""
+
     def call(s: Tensor, v: Tensor, m: Tensor, c: Tensor, a: Tensor, reset_BT: Tensor | None) -> list[Tensor]:
         y, after = form(s, v, Average(m, c, a), reset_BT)
         return [y, *after]
@@ -178,3 +183,38 @@ def test_hgrn2_floors_rise_with_the_layers() -> None:
     assert rules[0].floor is None
     for number, rule in enumerate(rules[1:], 1):
         assert_close(rule.floor.sigmoid(), torch.full((8,), number / 4), 1e-6)
+
+
+def test_gateloop_resets_its_memory_where_the_input_says_so() -> None:
+    """The sign of the sum since the latest reset token; with a transition that is the same for all inputs it cannot."""
+
+    def batch(seed: int) -> tuple[Tensor, Tensor]:
+        source = torch.Generator().manual_seed(seed)
+        values = torch.randint(2, (64, 24), generator=source) * 2 - 1
+        begins = torch.rand(64, 24, generator=source) < 0.15
+        total, signs = torch.zeros(64), []
+        for t in range(24):
+            total = total.masked_fill(begins[:, t], 0) + values[:, t]
+            signs.append(total.sign().long() + 1)
+        return torch.stack([values, begins, torch.ones(64, 24)], -1).float(), torch.stack(signs, 1)
+
+    def accuracy(driven: bool) -> float:
+        torch.manual_seed(0)
+        network, head = GateLoop(3, dim=16, layers=1), torch.nn.Linear(16, 3)
+        if not driven:
+            weight = network.mixers[0].gates.weight
+            weight.data.zero_()
+            weight.requires_grad_(False)
+        learned = [p for p in [*network.parameters(), *head.parameters()] if p.requires_grad]
+        optimiser = torch.optim.Adam(learned, lr=1e-2)
+        for step in range(100):
+            x, target = batch(step)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(head(network(x)[0]).mT, target).backward()
+            optimiser.step()
+        x, target = batch(10**6)
+        with torch.no_grad():
+            return (head(network(x)[0]).argmax(-1) == target).float().mean().item()
+
+    assert accuracy(driven=True) > 0.95
+    assert accuracy(driven=False) < 0.9

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from clplat.backbones.base import State, in_reference_form
+from clplat.backbones.base import State
 from clplat.backbones.block import Stack
 from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
-from clplat.backbones.ops.delta_rule import delta_rule_chunk, delta_rule_loop, unit
+from clplat.backbones.ops.backend import Backend, delta_rule
+from clplat.backbones.ops.delta_rule import unit
 
 
 class DeltaRule(Rule):
@@ -39,10 +40,7 @@ class DeltaRule(Rule):
     ) -> tuple[Tensor, State]:
         b_BHT = padded(gates_BTG.mT[..., None].sigmoid(), mask_BT)[..., 0]
         q, k, S = unit(q_BHTK), unit(k_BHTK), state["S"].to(v_BHTV.dtype)
-        if in_reference_form():
-            y_BHTV, S = delta_rule_loop(q, k, v_BHTV, b_BHT, S, reset_BT)
-        else:
-            y_BHTV, S = delta_rule_chunk(q, k, v_BHTV, b_BHT, S, reset_BT, self.chunk)
+        y_BHTV, S = delta_rule(q, k, v_BHTV, b_BHT, None, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S}
 
 
@@ -58,11 +56,21 @@ class DeltaNet(Stack):
         heads: attention heads in each block; dim is a multiple of heads.
         chunk: steps that are computed at once; the result is the same for all.
         conv: width in steps of a causal convolution with SiLU behind the projections, 4 in the paper; 0 for none.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, chunk: int = 64, conv: int = 0, **block: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        heads: int = 4,
+        chunk: int = 64,
+        conv: int = 0,
+        backend: Backend = "auto",
+        **block: Any,
+    ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             size = head_width(dim, heads)
-            return Memory(dim, DeltaRule(heads, size, size, chunk), conv=conv, gated=False)
+            return Memory(dim, DeltaRule(heads, size, size, chunk), conv=conv, gated=False, backend=backend)
 
         super().__init__(input_size, mixer, **block)

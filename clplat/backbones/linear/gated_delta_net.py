@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clplat.backbones.base import State, in_reference_form
+from clplat.backbones.base import State
 from clplat.backbones.block import Stack
 from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
-from clplat.backbones.ops.delta_rule import delta_rule_chunk, delta_rule_loop, unit
+from clplat.backbones.ops.backend import Backend, delta_rule
+from clplat.backbones.ops.delta_rule import unit
 
 
 class GatedDeltaRule(Rule):
@@ -55,10 +56,7 @@ class GatedDeltaRule(Rule):
         g_BTH = -rate_H * F.softplus(a_BTH + self.offset)
         b, g = (padded(gate.mT[..., None], mask_BT)[..., 0] for gate in (self.scale * b_BTH.sigmoid(), g_BTH))
         q, k, S = unit(q_BHTK), unit(k_BHTK), state["S"].to(v_BHTV.dtype)
-        if in_reference_form():
-            y_BHTV, S = delta_rule_loop(q, k, v_BHTV, b, S, reset_BT, g_BHT=g)
-        else:
-            y_BHTV, S = delta_rule_chunk(q, k, v_BHTV, b, S, reset_BT, self.chunk, g_BHT=g)
+        y_BHTV, S = delta_rule(q, k, v_BHTV, b, g, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S}
 
 
@@ -76,6 +74,7 @@ class GatedDeltaNet(Stack):
         negative: let eigenvalues of the state's transition be negative, down to -1, for tracking states.
         chunk: steps that are computed at once; the result is the same for all.
         conv: width in steps of a causal convolution with SiLU behind the projections; 0 for none.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
     def __init__(
@@ -87,10 +86,11 @@ class GatedDeltaNet(Stack):
         negative: bool = False,
         chunk: int = 64,
         conv: int = 4,
+        backend: Backend = "auto",
         **block: Any,
     ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             key, value = head_width(dim, heads), head_width(dim, heads, expand)
-            return Memory(dim, GatedDeltaRule(heads, key, value, chunk, negative=negative), conv=conv)
+            return Memory(dim, GatedDeltaRule(heads, key, value, chunk, negative=negative), conv=conv, backend=backend)
 
         super().__init__(input_size, mixer, **block)

@@ -7,10 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from clplat.backbones.base import State, in_reference_form
+from clplat.backbones.base import State
 from clplat.backbones.block import Stack
 from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
-from clplat.backbones.ops.channel_decay import channel_decay_chunk, channel_decay_loop
+from clplat.backbones.ops.backend import Backend, channel_decay
 
 
 class ChannelDecay(Rule):
@@ -41,10 +41,7 @@ class ChannelDecay(Rule):
     ) -> tuple[Tensor, State]:
         g = F.logsigmoid(gates_BTG.unflatten(-1, (self.heads, -1)).transpose(1, 2)) / 16
         k, g, S = padded(k_BHTK, mask_BT), padded(g, mask_BT), state["S"].to(v_BHTV.dtype)
-        if in_reference_form():
-            y_BHTV, S = channel_decay_loop(q_BHTK, k, v_BHTV, g, S, reset_BT)
-        else:
-            y_BHTV, S = channel_decay_chunk(q_BHTK, k, v_BHTV, g, S, reset_BT, self.chunk)
+        y_BHTV, S = channel_decay(q_BHTK, k, v_BHTV, g, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S}
 
 
@@ -59,11 +56,21 @@ class GLA(Stack):
         heads: attention heads in each block; dim / 2 is a multiple of heads.
         rank: rank of the projection that makes the gates.
         chunk: steps that are computed at once; the result is the same for all.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, rank: int = 16, chunk: int = 64, **block: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        heads: int = 4,
+        rank: int = 16,
+        chunk: int = 64,
+        backend: Backend = "auto",
+        **block: Any,
+    ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             key, value = head_width(dim, heads, 0.5), head_width(dim, heads)
-            return Memory(dim, ChannelDecay(heads, key, value, chunk, rank=rank))
+            return Memory(dim, ChannelDecay(heads, key, value, chunk, rank=rank), backend=backend)
 
         super().__init__(input_size, mixer, **block)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clplat.backbones.base import State, in_reference_form
+from clplat.backbones.base import State
 from clplat.backbones.block import Stack
 from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
-from clplat.backbones.ops.channel_decay import channel_decay_chunk, channel_decay_loop
+from clplat.backbones.ops.backend import Backend, channel_decay
 
 
 class TiedDecay(Rule):
@@ -47,10 +47,7 @@ class TiedDecay(Rule):
             new = new * (-self.floor).sigmoid().unflatten(0, (self.heads, 1, -1))
         k, g = padded(new, mask_BT), padded(torch.log1p(-new.clamp(max=1 - 1e-7)), mask_BT)
         q, S = F.silu(q_BHTK), state["S"].to(v_BHTV.dtype)
-        if in_reference_form():
-            y_BHTV, S = channel_decay_loop(q, k, v_BHTV, g, S, reset_BT)
-        else:
-            y_BHTV, S = channel_decay_chunk(q, k, v_BHTV, g, S, reset_BT, self.chunk)
+        y_BHTV, S = channel_decay(q, k, v_BHTV, g, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S}
 
 
@@ -67,12 +64,22 @@ class HGRN2(Stack):
         heads: in each block; dim is a multiple of heads, and dim / heads the factor by which the state is expanded.
         layers: number of blocks.
         chunk: steps that are computed at once; the result is the same for all.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, layers: int = 2, chunk: int = 64, **block: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        heads: int = 4,
+        layers: int = 2,
+        chunk: int = 64,
+        backend: Backend = "auto",
+        **block: Any,
+    ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             size = head_width(dim, heads)
             rule = TiedDecay(heads, size, size, chunk, floor=number / layers)
-            return Memory(dim, rule, gated=False, whole=True)
+            return Memory(dim, rule, gated=False, whole=True, backend=backend)
 
         super().__init__(input_size, mixer, layers=layers, **block)

@@ -11,7 +11,7 @@ from torch import Tensor
 from clplat.backbones.base import State, in_reference_form
 from clplat.backbones.block import Stack, join_heads, split_heads
 from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
-from clplat.backbones.ops.channel_decay import channel_decay_chunk, channel_decay_loop
+from clplat.backbones.ops.backend import Backend, channel_decay
 from clplat.backbones.ops.log_sums import LOW, log_sums, log_sums_loop
 
 
@@ -40,15 +40,16 @@ class Additive(Rule):
         x_BTD = join_heads(padded(k_BHTK, mask_BT, LOW))
         before_BD, S = state["z"].to(x_BTD.dtype), state["S"].to(x_BTD.dtype)
         z_BTD = (log_sums_loop if in_reference_form() else log_sums)(x_BTD, before_BD, reset_BT)
-        g_BTD = torch.cat([before_BD[:, None], z_BTD[:, :-1]], 1) - z_BTD
-        if reset_BT is not None:  # there S is zero, and the z before is another sequence's
-            g_BTD = g_BTD.masked_fill(reset_BT[..., None], 0)
+        last_BTD = torch.cat([before_BD[:, None], z_BTD[:, :-1]], 1)
+        first_BTD = (
+            last_BTD <= LOW / 2
+        )  # S is zero there, and where z is another sequence's: no decay is as good as any
+        if reset_BT is not None:
+            first_BTD = first_BTD | reset_BT[..., None]
+        g_BTD = (last_BTD - z_BTD).masked_fill(first_BTD, 0)
         k, g = (split_heads(part, self.heads) for part in ((x_BTD - z_BTD).exp(), g_BTD))
         q, k = F.silu(q_BHTK), padded(k, mask_BT)
-        if in_reference_form():
-            y_BHTV, S = channel_decay_loop(q, k, v_BHTV, g, S, reset_BT)
-        else:
-            y_BHTV, S = channel_decay_chunk(q, k, v_BHTV, g, S, reset_BT, self.chunk)
+        y_BHTV, S = channel_decay(q, k, v_BHTV, g, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S, "z": z_BTD[:, -1]}
 
     def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -70,11 +71,14 @@ class LightNet(Stack):
     Args:
         heads: in each block; dim is a multiple of heads.
         chunk: steps that are computed at once; the result is the same for all.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, chunk: int = 64, **block: Any) -> None:
+    def __init__(
+        self, input_size: int, *, heads: int = 4, chunk: int = 64, backend: Backend = "auto", **block: Any
+    ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             size = head_width(dim, heads)
-            return Memory(dim, Additive(heads, size, size, chunk), whole=True)
+            return Memory(dim, Additive(heads, size, size, chunk), whole=True, backend=backend)
 
         super().__init__(input_size, mixer, **block)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clplat.backbones.base import State, require
 from clplat.backbones.block import Mixer, split_heads
 from clplat.backbones.conv.short import ShortConv
+from clplat.backbones.ops.backend import Backend, computing
 
 
 class Rule(nn.Module):
@@ -113,14 +114,15 @@ class Heads(nn.Module):
     Args:
         rule: what is done with q, k and v.
         conv: width in steps of a causal depthwise convolution with SiLU in front of it; 0 for none.
+        backend: whose kernels compute, see :func:`computing`.
     """
 
-    def __init__(self, rule: Rule, conv: int = 0) -> None:
+    def __init__(self, rule: Rule, conv: int = 0, backend: Backend = "auto") -> None:
         super().__init__()
         require(conv >= 0, f"conv must be 0 or a width in steps, not {conv}")
         self.sizes = (rule.heads * rule.key, rule.heads * rule.key, rule.heads * rule.value)
         self.convolution = ShortConv(sum(self.sizes), conv) if conv else None
-        self.rule = rule
+        self.rule, self.backend = rule, backend
 
     def forward(
         self, qkv_BTE: Tensor, gates_BTG: Tensor, state: State, reset_BT: Tensor | None, mask_BT: Tensor | None
@@ -133,7 +135,8 @@ class Heads(nn.Module):
             )
             qkv_BTE = F.silu(qkv_BTE)
         q, k, v = (split_heads(part, self.rule.heads).to(dtype) for part in qkv_BTE.split(self.sizes, -1))
-        with torch.autocast(qkv_BTE.device.type, enabled=False):
+        off = torch.autocast(qkv_BTE.device.type, enabled=False)
+        with off, computing(self.backend, qkv_BTE, reset_BT):
             if self.convolution is None and self.rule.silu:
                 q, k = F.silu(q), F.silu(k)
             y_BHTV, memory = self.rule(q, k, v, gates_BTG.to(dtype), before, reset_BT, mask_BT)
@@ -165,13 +168,23 @@ class Memory(Mixer):
         rule: what is done with q, k and v.
         conv: width in steps of a causal depthwise convolution with SiLU behind the projections; 0 for none.
         gated, whole: of the :class:`Output`.
+        backend: whose kernels compute, see :func:`computing`.
     """
 
-    def __init__(self, dim: int, rule: Rule, *, conv: int = 0, gated: bool = True, whole: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        rule: Rule,
+        *,
+        conv: int = 0,
+        gated: bool = True,
+        whole: bool = False,
+        backend: Backend = "auto",
+    ) -> None:
         super().__init__()
         self.qkv = nn.Linear(dim, rule.heads * (2 * rule.key + rule.value))
         self.gates = rule.make_gates(dim)
-        self.heads = Heads(rule, conv)
+        self.heads = Heads(rule, conv, backend)
         self.output = Output(dim, rule, gated=gated, whole=whole)
 
     def forward(

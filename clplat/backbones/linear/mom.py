@@ -14,8 +14,8 @@ from clplat.backbones.linear.delta_net import DeltaRule
 from clplat.backbones.linear.gated_delta_net import GatedDeltaRule
 from clplat.backbones.linear.gla import ChannelDecay
 from clplat.backbones.linear.memory import Heads, Output, Rule, head_width, padded
+from clplat.backbones.ops.backend import Backend, scalar_decay
 from clplat.backbones.ops.routing import lanes, whole_lanes
-from clplat.backbones.ops.scalar_decay import scalar_decay_chunk, scalar_decay_loop
 
 
 class Sum(Rule):
@@ -32,10 +32,7 @@ class Sum(Rule):
         mask_BT: Tensor | None,
     ) -> tuple[Tensor, State]:
         k, S = padded(k_BHTK, mask_BT), state["S"].to(v_BHTV.dtype)
-        if in_reference_form():
-            y_BHTV, S = scalar_decay_loop(q_BHTK, k, v_BHTV, None, S, reset_BT)
-        else:
-            y_BHTV, S = scalar_decay_chunk(q_BHTK, k, v_BHTV, None, S, reset_BT, self.chunk)
+        y_BHTV, S = scalar_decay(q_BHTK, k, v_BHTV, None, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S}
 
 
@@ -82,9 +79,12 @@ class Mixture(Mixer):
         top: memories for each step.
         shared: another memory sees all steps.
         conv: width in steps of a causal depthwise convolution with SiLU behind the projections; 0 for none.
+        backend: whose kernels compute.
     """
 
-    def __init__(self, dim: int, rule: Rule, *, memories: int, top: int, shared: bool, conv: int) -> None:
+    def __init__(
+        self, dim: int, rule: Rule, *, memories: int, top: int, shared: bool, conv: int, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
         require(1 <= top <= memories, f"top must be from 1 to memories {memories}, not {top}")
         self.top = top
@@ -92,7 +92,7 @@ class Mixture(Mixer):
         self.query = nn.Linear(dim, rule.heads * rule.key)
         self.writers = nn.ModuleList(Writer(dim, rule) for _ in range(memories))
         self.shared = Writer(dim, rule) if shared else None
-        self.heads = Heads(rule, conv)
+        self.heads = Heads(rule, conv, backend)
         self.output = Output(dim, rule)
 
     def forward(
@@ -163,6 +163,7 @@ class MoM(Stack):
         heads: in each block; dim is a multiple of heads.
         chunk: steps that are computed at once; the result is the same for all.
         conv: width in steps of a causal convolution with SiLU on queries, keys and values; 0 for none.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
     def __init__(
@@ -176,11 +177,12 @@ class MoM(Stack):
         heads: int = 4,
         chunk: int = 64,
         conv: int = 4,
+        backend: Backend = "auto",
         **block: Any,
     ) -> None:
         def mixer(dim: int, number: int) -> Mixture:
             size = head_width(dim, heads)
             rule = RULES[update](heads, size, size, chunk)
-            return Mixture(dim, rule, memories=memories, top=top, shared=shared, conv=conv)
+            return Mixture(dim, rule, memories=memories, top=top, shared=shared, conv=conv, backend=backend)
 
         super().__init__(input_size, mixer, **block)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clplat.backbones.base import State, in_reference_form, require
+from clplat.backbones.base import State, require
 from clplat.backbones.block import Stack
 from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
 from clplat.backbones.ops.attention import positions, rotate
-from clplat.backbones.ops.scalar_decay import scalar_decay_chunk, scalar_decay_loop
+from clplat.backbones.ops.backend import Backend, scalar_decay
 
 
 class Retention(Rule):
@@ -43,10 +43,7 @@ class Retention(Rule):
         g_H = torch.log1p(-(2.0 ** (-5 - torch.arange(H, device=q.device, dtype=q.dtype))))
         g = padded(g_H[None, :, None, None].expand(B, -1, T, -1), mask_BT)[..., 0]
         S = state["S"].to(v_BHTV.dtype)
-        if in_reference_form():
-            y_BHTV, S = scalar_decay_loop(q, k, v_BHTV, g, S, reset_BT)
-        else:
-            y_BHTV, S = scalar_decay_chunk(q, k, v_BHTV, g, S, reset_BT, self.chunk)
+        y_BHTV, S = scalar_decay(q, k, v_BHTV, g, S, reset_BT, self.chunk)
         return y_BHTV, {"S": S, "position": next_B}
 
     def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -68,12 +65,22 @@ class RetNet(Stack):
         heads: retention heads in each block; dim is an even multiple of heads.
         expand: width of the values in units of dim.
         chunk: steps that are computed at once; the result is the same for all.
+        backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, expand: float = 2.0, chunk: int = 64, **block: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        heads: int = 4,
+        expand: float = 2.0,
+        chunk: int = 64,
+        backend: Backend = "auto",
+        **block: Any,
+    ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             key, value = head_width(dim, heads), head_width(dim, heads, expand)
             require(key % 2 == 0, f"dim {dim} must be an even multiple of heads {heads}")
-            return Memory(dim, Retention(heads, key, value, chunk))
+            return Memory(dim, Retention(heads, key, value, chunk), backend=backend)
 
         super().__init__(input_size, mixer, **block)
