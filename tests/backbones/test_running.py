@@ -185,6 +185,7 @@ def test_hgrn2_floors_rise_with_the_layers() -> None:
         assert_close(rule.floor.sigmoid(), torch.full((8,), number / 4), 1e-6)
 
 
+@pytest.mark.slow
 def test_gateloop_resets_its_memory_where_the_input_says_so() -> None:
     """The sign of the sum since the latest reset token; with a transition that is the same for all inputs it cannot."""
 
