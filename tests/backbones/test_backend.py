@@ -157,6 +157,8 @@ def test_what_the_library_cannot_do_is_refused(calls: Calls, monkeypatch: pytest
     layer, x = network("retnet", backend="fla"), inputs(B, 2, D, dtype=torch.float32)
     with pytest.raises(UsageError, match="cannot compute packed sequences"):
         layer(x, reset_BT=torch.ones(B, 2, dtype=torch.bool))
+    with pytest.raises(UsageError, match="keys up to 256 wide"):
+        network("delta-net", backend="fla", dim=514, heads=2)(x)
     monkeypatch.setattr(backend, "on_gpu", lambda x: x.is_cuda)
     with pytest.raises(UsageError, match="needs a GPU"):
         layer(x)

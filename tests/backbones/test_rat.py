@@ -91,3 +91,38 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         RAT(5, segment=0)
     with pytest.raises(UsageError, match="even multiple"):
         RAT(5, dim=12, heads=4)
+
+
+@pytest.mark.slow
+def test_recall_with_short_segments_where_a_recurrent_network_of_the_same_width_fails() -> None:
+    """Six pairs of a key and a value, one after the other, then each key again: what was its value?"""
+    pairs, words = 6, 12
+
+    def batch(seed: int) -> tuple[Tensor, Tensor]:
+        source = torch.Generator().manual_seed(seed)
+        keys = torch.stack([torch.randperm(words, generator=source)[:pairs] for _ in range(32)])
+        values = torch.randint(words, (32, pairs), generator=source)
+        order = torch.stack([torch.randperm(pairs, generator=source) for _ in range(32)])
+        x = torch.zeros(32, 3 * pairs, 2 * words)
+        x[:, 0 : 2 * pairs : 2].scatter_(2, keys[..., None], 1.0)
+        x[:, 1 : 2 * pairs : 2].scatter_(2, words + values[..., None], 1.0)
+        x[:, 2 * pairs :].scatter_(2, keys.gather(1, order)[..., None], 1.0)
+        return x, values.gather(1, order)
+
+    def accuracy(segment: int) -> float:
+        torch.manual_seed(0)
+        network = RAT(2 * words, dim=32, heads=2, groups=2, segment=segment)
+        head = torch.nn.Linear(32, words)
+        optimiser = torch.optim.Adam([*network.parameters(), *head.parameters()], lr=5e-3)
+        for step in range(400):
+            x, target = batch(step)
+            optimiser.zero_grad()
+            logits = head(network(x)[0][:, 2 * pairs :])
+            torch.nn.functional.cross_entropy(logits.mT, target).backward()
+            optimiser.step()
+        x, target = batch(10**6)
+        with torch.no_grad():
+            return (head(network(x)[0][:, 2 * pairs :]).argmax(-1) == target).float().mean().item()
+
+    assert accuracy(segment=4) > 0.85
+    assert accuracy(segment=100) < 0.5

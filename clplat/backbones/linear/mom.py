@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clplat.backbones.base import State, in_reference_form, map_state, require
@@ -131,7 +130,7 @@ class Mixture(Mixer):
     def route(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """The shares g and the numbers of the memories of each step, (B, T, top) each."""
         with torch.autocast(x_BTD.device.type, enabled=False):  # in 16 bits shares are equal too often
-            p_BTE = F.linear(x_BTD.to(self.router.weight.dtype), self.router.weight).softmax(-1)
+            p_BTE = self.router(x_BTD.to(self.router.weight.dtype)).softmax(-1)
         share_BTk, memory_BTk = p_BTE.topk(self.top, -1)
         return share_BTk / share_BTk.sum(-1, keepdim=True), memory_BTk
 

@@ -124,6 +124,7 @@ def delta_rule(
     if in_reference_form():
         return delta_rule_loop(q, k, v, b, S, reset_BT, g_BHT=g)
     if (library := _library.get()) is not None:
+        require(k.shape[-1] <= 256, "flash-linear-attention takes keys up to 256 wide a head: say backend=torch")
         name = "chunk_delta_rule" if g is None else "chunk_gated_delta_rule"
         return library.call(name, S, q=q, k=k, v=v, beta=b, g=g)
     return delta_rule_chunk(q, k, v, b, S, reset_BT, chunk, g_BHT=g)
