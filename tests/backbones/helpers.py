@@ -15,12 +15,25 @@ B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
 SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL |= {"groups": 1, "segment": 3, "prefix": 4, "features": 3}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
 
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "delta-net": [({"conv": 3}, {})],
+    "gated-delta-net": [({"negative": True, "expand": 2.0, "conv": 0}, {})],
+    "gateloop": [({"size": 2}, {})],
+    "mom": [
+        (
+            {"update": "delta", "shared": False, "conv": 0},
+            {
+                "params": "(input_size + 1)*dim + layers*(dim*memories + memories*(dim + 1)*(2*dim + heads)"
+                " + 3*dim*(dim + 1) + dim//heads + int(ratio*dim)*(2*dim + 1) + 5*dim) + 2*dim"
+            },
+        )
+    ],
     "hybrid": [
         (
             {"pattern": ["transformer", "delta-net"]},
