@@ -14,14 +14,28 @@ from clplat.backbones.base import Backbone, State, state_tensors
 B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
-SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "rings": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
 
+LSTM_SIZE, FLASH_SIZE = (
+    f"(4*hidden*(layers*({reads} + 2) + input_size + (layers - 1)*hidden))" for reads in ("hidden", "hidden//heads")
+)
+
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
+    "lstm": [
+        ({"variant": "vanilla"}, {"params": f"{LSTM_SIZE} + 3*hidden*layers"}),
+        ({"variant": "cifg"}, {"params": f"{LSTM_SIZE}*3//4 + 2*hidden*layers"}),
+        ({"variant": "fgr"}, {"params": f"{LSTM_SIZE} + 3*hidden*layers + 9*hidden**2*layers"}),
+    ],
+    "flashrnn": [
+        ({"cell": "gru"}, {"params": f"{FLASH_SIZE}*3//4"}),
+        ({"cell": "elman"}, {"params": f"{FLASH_SIZE}//4"}),
+        ({"cell": "slstm"}, {}),
+    ],
 }
 
 
