@@ -14,7 +14,18 @@ from clplat.backbones.base import Backbone, State, state_tensors
 B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
-SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "rings": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL = {
+    "hidden": 8,
+    "width": 4,
+    "dim": 8,
+    "heads": 2,
+    "rings": 2,
+    "memory": 3,
+    "context": 2,
+    "layers": 2,
+    "chunk": 4,
+    "dropout": 0.0,
+}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
@@ -39,6 +50,7 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
         ),
     ],
+    "min-gru": [({"positive": False}, {})],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
     "lstm": [
         ({"variant": "vanilla"}, {"params": f"{LSTM_SIZE} + 3*hidden*layers"}),

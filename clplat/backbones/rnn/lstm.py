@@ -20,7 +20,7 @@ class Ablated(Cell):
     ``cell``, what the gates i, f, o were if they are fed back (fgr).
     """
 
-    parts = ("hidden", "cell")
+    parts: tuple[str, ...] = ("hidden", "cell")
 
     def __init__(self, hidden: int, variant: Variant) -> None:
         super().__init__(hidden)
