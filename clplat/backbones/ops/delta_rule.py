@@ -7,7 +7,9 @@ A matrix S (K, V) maps keys to values. Step t corrects what it holds for the key
     S_t = S_{t-1} + k_t d_t' = (I - b_t k_t k_t') S_{t-1} + b_t k_t v_t'
     y_t = S_t' q_t
 
-With |k_t| <= 1 and b_t in [0, 1] the eigenvalues of I - b k k' lie in [0, 1]. Padding is a step with b = 0. A reset
+With |k_t| <= 1 and b_t in [0, 1] the eigenvalues of I - b k k' lie in [0, 1]; b_t up to 2 lets them reach -1 (Grazzi et
+al. 2024, arXiv 2411.12537). The gated delta rule (Yang et al. 2024, arXiv 2412.06464, eq. 10) first makes the matrix
+fade by a log-decay g_t <= 0: ``exp(g_t) S_{t-1}`` in place of S_{t-1}. Padding is a step with b = 0 and g = 0. A reset
 makes S zero before its step.
 """
 
@@ -16,7 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join, keep, segments
+from clplat.backbones.ops.chunks import cut, join
+from clplat.backbones.ops.flow import flow
 
 EPS = 1e-6  # as in the paper's own code
 
@@ -27,7 +30,14 @@ def unit(x: Tensor) -> Tensor:
 
 
 def delta_rule_loop(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, b_BHT: Tensor, S_BHKV: Tensor, reset_BT: Tensor | None = None
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTV: Tensor,
+    b_BHT: Tensor,
+    S_BHKV: Tensor,
+    reset_BT: Tensor | None = None,
+    *,
+    g_BHT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The equations above, one step at a time.
 
@@ -35,9 +45,10 @@ def delta_rule_loop(
         q_BHTK: queries.
         k_BHTK: keys, no longer than 1.
         v_BHTV: values.
-        b_BHT: how far each step corrects, in [0, 1].
+        b_BHT: how far each step corrects, in [0, 1] or [0, 2].
         S_BHKV: the matrix before the first step.
         reset_BT: True where a new sequence begins.
+        g_BHT: logarithm of the decay, at most 0; None: no decay.
 
     Returns:
         y (B, H, T, V), and S after the last step.
@@ -47,6 +58,8 @@ def delta_rule_loop(
         q, k, v, b = q_BHTK[:, :, t], k_BHTK[:, :, t], v_BHTV[:, :, t], b_BHT[:, :, t, None]
         if reset_BT is not None:
             S_BHKV = S_BHKV.masked_fill(reset_BT[:, t, None, None, None], 0)
+        if g_BHT is not None:
+            S_BHKV = S_BHKV * g_BHT[:, :, t, None, None].exp()
         d = b * (v - (k[..., :, None] * S_BHKV).sum(-2))
         S_BHKV = S_BHKV + k[..., :, None] * d[..., None, :]
         outputs.append((q[..., :, None] * S_BHKV).sum(-2))
@@ -61,6 +74,8 @@ def delta_rule_chunk(
     S_BHKV: Tensor,
     reset_BT: Tensor | None = None,
     chunk: int = 64,
+    *,
+    g_BHT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Equal to :func:`delta_rule_loop`: chunks of C steps, in each a triangular system instead of a loop.
 
@@ -75,8 +90,9 @@ def delta_rule_chunk(
         Y = Q S + tril(Q K') D
         S' = S + K' D
 
-    With resets a step sees only its own sequence: the pairs of different sequences vanish from A and tril(Q K'), and S
-    from all but the sequence it belongs to.
+    With decay, L_tj = exp(g_{j+1} + ... + g_t) multiplies what step t sees of step j, and p_t = exp(g_1 + ... + g_t)
+    what it sees of S. With resets a step sees only its own sequence: the pairs of different sequences vanish from A and
+    tril(Q K'), and S from all but the sequence it belongs to.
 
     Args:
         chunk: C, steps in one chunk.
@@ -84,20 +100,17 @@ def delta_rule_chunk(
     T, V = v_BHTV.shape[2:]
     C = min(chunk, T)
     q, k, v, b = (cut(x, C) for x in (q_BHTK, k_BHTK, v_BHTV, b_BHT[..., None]))  # b = 0 behind the end: no change
-    pairs = segments(reset_BT, T, C, q.device)
+    seen = flow(g_BHT, reset_BT, T, C, q.device)
 
-    # the diagonal of I + A is known to be 1 and is not read
-    A = keep(b * (k @ k.mT), pairs.seen)
-    UW = torch.linalg.solve_triangular(
-        A, b * torch.cat([v, keep(k, pairs.entering)], -1), upper=False, unitriangular=True
-    )
+    A = seen.inside(b * (k @ k.mT))  # the diagonal of I + A is known to be 1 and is not read
+    UW = torch.linalg.solve_triangular(A, b * torch.cat([v, seen.entering(k)], -1), upper=False, unitriangular=True)
     U, W = UW[..., :V], UW[..., V:]
-    scores = keep(q @ k.mT, pairs.seen)
-    q, k = keep(q, pairs.entering), keep(k, pairs.leaving)
+    scores = seen.inside(q @ k.mT)
+    q, k = seen.entering(q), seen.leaving(k)
 
     S, outputs = S_BHKV, []
     for n in range(q.shape[2]):
         D = U[:, :, n] - W[:, :, n] @ S
         outputs.append(q[:, :, n] @ S + scores[:, :, n] @ D)
-        S = pairs.carried(S, n) + k[:, :, n].mT @ D
+        S = seen.carried(S, n) + k[:, :, n].mT @ D
     return join(outputs, T), S

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join, keep, segments
+from clplat.backbones.ops.scalar_decay import scalar_decay_chunk
 
 EPS = 1e-6  # as in the paper's own code; all features may underflow to zero
 
@@ -65,26 +65,13 @@ def linear_attention_chunk(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Equal to :func:`linear_attention_loop`: N = T / C chunks, masked products inside, the state between them.
 
-    With a column of ones behind v the numerator and denominator, and S and z, are one matrix. A step sees another of
-    its chunk, or the state before the chunk, when no reset lies between.
+    With a column of ones behind v the numerator and denominator, and S and z, are one matrix.
 
     Args:
         chunk: C, steps in one chunk.
     """
-    T, V = v_BHTV.shape[2:]
-    C = min(chunk, T)
+    V = v_BHTV.shape[3]
     v_BHTV = torch.cat([v_BHTV, torch.ones_like(v_BHTV[..., :1])], -1)
     S = torch.cat([S_BHKV, z_BHK[..., None]], -1)
-    q, k, v = (cut(x, C) for x in (q_BHTK, k_BHTK, v_BHTV))  # k = 0 behind the end: no change
-    pairs = segments(reset_BT, T, C, q.device)
-
-    inner = keep(q @ k.mT, pairs.seen) @ v
-    sums = keep(k, pairs.leaving).mT @ v
-    q = keep(q, pairs.entering)
-
-    outputs = []
-    for n in range(q.shape[2]):
-        outputs.append(q[:, :, n] @ S + inner[:, :, n])
-        S = pairs.carried(S, n) + sums[:, :, n]
-    y = join(outputs, T)
+    y, S = scalar_decay_chunk(q_BHTK, k_BHTK, v_BHTV, None, S, reset_BT, chunk)
     return y[..., :V] / (y[..., V:] + EPS), S[..., :V], S[..., V]
