@@ -34,6 +34,11 @@ LSTM_SIZE, FLASH_SIZE = (
     f"(4*hidden*(layers*({reads} + 2) + input_size + (layers - 1)*hidden))" for reads in ("hidden", "hidden//heads")
 )
 
+PARARNN_SIZE = (
+    "(input_size + 1)*dim + layers*(3*dim*(dim + 1) + (conv + 1)*dim + 3*dim*(dim//heads + 2)"
+    " + int(ratio*dim)*(2*dim + 1) + 6*dim) + 2*dim"
+)
+
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "linear-transformer": [
@@ -51,6 +56,19 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     "min-gru": [({"positive": False}, {})],
+    "rmc": [
+        (
+            {"gate": "memory", "blocks": 2},
+            {
+                "params": "(input_size + 1)*hidden + blocks*(3*hidden*(hidden + 1) + 10*hidden)"
+                " + (2*hidden + 4)*(hidden + 1)"
+            },
+        ),
+    ],
+    "pararnn": [
+        ({"cell": "lstm"}, {"params": f"{PARARNN_SIZE} + 2*layers*dim"}),
+        ({"cell": "lem"}, {"params": f"{PARARNN_SIZE} + layers*dim*(dim//heads + 2)"}),
+    ],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
     "lstm": [
         ({"variant": "vanilla"}, {"params": f"{LSTM_SIZE} + 3*hidden*layers"}),
