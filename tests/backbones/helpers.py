@@ -14,11 +14,34 @@ from clplat.backbones.base import Backbone, State, state_tensors
 B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
-SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
-SMALL |= {"groups": 1, "segment": 3, "prefix": 4, "features": 3}
+SMALL = {
+    "hidden": 8,
+    "width": 4,
+    "dim": 8,
+    "heads": 2,
+    "layers": 2,
+    "chunk": 4,
+    "dropout": 0.0,
+    "groups": 1,
+    "segment": 3,
+    "prefix": 4,
+    "features": 3,
+    "rings": 2,
+    "memory": 3,
+    "context": 2,
+}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
+
+LSTM_SIZE, FLASH_SIZE = (
+    f"(4*hidden*(layers*({reads} + 2) + input_size + (layers - 1)*hidden))" for reads in ("hidden", "hidden//heads")
+)
+
+PARARNN_SIZE = (
+    "(input_size + 1)*dim + layers*(3*dim*(dim + 1) + (conv + 1)*dim + 3*dim*(dim//heads + 2)"
+    " + int(ratio*dim)*(2*dim + 1) + 6*dim) + 2*dim"
+)
 
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -57,7 +80,31 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
         ),
     ],
+    "min-gru": [({"positive": False}, {})],
+    "rmc": [
+        (
+            {"gate": "memory", "blocks": 2},
+            {
+                "params": "(input_size + 1)*hidden + blocks*(3*hidden*(hidden + 1) + 10*hidden)"
+                " + (2*hidden + 4)*(hidden + 1)"
+            },
+        ),
+    ],
+    "pararnn": [
+        ({"cell": "lstm"}, {"params": f"{PARARNN_SIZE} + 2*layers*dim"}),
+        ({"cell": "lem"}, {"params": f"{PARARNN_SIZE} + layers*dim*(dim//heads + 2)"}),
+    ],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
+    "lstm": [
+        ({"variant": "vanilla"}, {"params": f"{LSTM_SIZE} + 3*hidden*layers"}),
+        ({"variant": "cifg"}, {"params": f"{LSTM_SIZE}*3//4 + 2*hidden*layers"}),
+        ({"variant": "fgr"}, {"params": f"{LSTM_SIZE} + 3*hidden*layers + 9*hidden**2*layers"}),
+    ],
+    "flashrnn": [
+        ({"cell": "gru"}, {"params": f"{FLASH_SIZE}*3//4"}),
+        ({"cell": "elman"}, {"params": f"{FLASH_SIZE}//4"}),
+        ({"cell": "slstm"}, {}),
+    ],
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+
+from clplat.backbones.rnn.cells import Gated
 from clplat.backbones.rnn.recurrent import Recurrent
 
 
@@ -25,12 +27,5 @@ class GRU(Recurrent):
         layers: number of stacked layers, at least 1.
     """
 
-    gates = 3
-    kernel = staticmethod(torch.gru)
-
-    def step(self, input_BG: Tensor, hidden_BG: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        reset_x, update_x, new_x = input_BG.chunk(3, -1)
-        reset_h, update_h, new_h = hidden_BG.chunk(3, -1)
-        update = (update_x + update_h).sigmoid()
-        new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
-        return {"hidden": new + update * (state["hidden"] - new)}
+    def __init__(self, input_size: int, **recurrent: Any) -> None:
+        super().__init__(input_size, Gated, kernel=torch.gru, **recurrent)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+
+from clplat.backbones.rnn.cells import Elman
 from clplat.backbones.rnn.recurrent import Recurrent
 
 
@@ -22,8 +24,5 @@ class RNN(Recurrent):
         layers: number of stacked layers, at least 1.
     """
 
-    gates = 1
-    kernel = staticmethod(torch.rnn_tanh)
-
-    def step(self, input_BG: Tensor, hidden_BG: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"hidden": (input_BG + hidden_BG).tanh()}
+    def __init__(self, input_size: int, **recurrent: Any) -> None:
+        super().__init__(input_size, Elman, kernel=torch.rnn_tanh, **recurrent)
