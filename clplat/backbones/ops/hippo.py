@@ -28,7 +28,7 @@ def legs(N: int) -> tuple[Tensor, Tensor]:
 
 def legs_normal(N: int) -> tuple[Tensor, Tensor]:
     """The normal part of :func:`legs`, ``A + B B'/2 = V diag(w) V^*`` with w = -1/2 + i f (Gu et al. 2022, arXiv
-    2206.11893, section 2.2): the half of the eigenvalues with f > 0; the others are their conjugates.
+    2206.11893): the half of the eigenvalues with f > 0; the others are their conjugates.
 
     Args:
         N: even.
@@ -45,8 +45,8 @@ def legs_normal(N: int) -> tuple[Tensor, Tensor]:
 def diagonal_frequencies(kind: str, N: int) -> Tensor:
     """The imaginary parts of an S4D system with eigenvalues -1/2 + i f_n (Gu et al. 2022, arXiv 2206.11893)::
 
-        lin    f_n = pi n                          (eq. 9)
-        inv    f_n = N/pi (N/(2n+1) - 1)           (eq. 8)
+        lin    f_n = pi n
+        inv    f_n = N/pi (N/(2n+1) - 1)
         legs   those of the normal part of HiPPO-LegS, see :func:`legs_normal`
 
     Args:
@@ -68,7 +68,7 @@ def log_uniform(*size: int, low: float = 1e-3, high: float = 1e-1) -> Tensor:
 
 
 def bilinear(A_NN: Tensor, B_N: Tensor, dt_D: Tensor) -> tuple[Tensor, Tensor]:
-    """The bilinear rule (Gu et al. 2021, arXiv 2110.13985, eq. 3 with a = 1/2): for each step size::
+    """The bilinear rule (Gu et al. 2021, arXiv 2110.13985, the generalised rule with a = 1/2): for each step size::
 
         A' = (I - dt/2 A)^-1 (I + dt/2 A)        B' = (I - dt/2 A)^-1 dt B
 
@@ -82,7 +82,7 @@ def bilinear(A_NN: Tensor, B_N: Tensor, dt_D: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def zero_order_hold(A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
-    """A diagonal system with an input held for dt (arXiv 2206.11893, eq. 2): ``a = exp(dt A)`` and what B is to be
+    """A diagonal system with an input held for dt (arXiv 2206.11893): ``a = exp(dt A)`` and what B is to be
     multiplied by, ``(exp(dt A) - 1) / A``, without a division by zero where dt A is tiny."""
     z = dt * A
     a = z.exp()

@@ -19,7 +19,7 @@ class OnlineRegression(SelectiveScan):
         b = sigmoid(W_s r + c)        s = b / (1 + b |k|^2)        decay(s, k) = 1 - s k^2
 
     A channel's row h of a matrix that maps k to x is moved to the minimum over h' of ``|h' - h|^2 + b (h' . k - x)^2``,
-    which is ``h' = (I - s k k') h + s x k`` (theorem 3.1 there). Of k k' only the diagonal is kept, so that the steps
+    which is ``h' = (I - s k k') h + s x k``. Of k k' only the diagonal is kept, so that the steps
     can be scanned. The decay lies in [0, 1].
 
     Args:

@@ -87,7 +87,7 @@ class LSSL(Stack):
     """Linear state-space layers (Gu et al. 2021, arXiv 2110.13985), bilinear, A beginning as HiPPO-LegS and learned.
 
     (B, T, input_size) -> (B, T, dim), with a state of fixed size; see :class:`DenseSystems`. The paper learns A within
-    the quasiseparable matrices (section 4.2); here A is any matrix with a negative symmetric part of the kind that
+    the quasiseparable matrices; here A is any matrix with a negative symmetric part of the kind that
     LegS has, which holds LegS exactly, cannot become unstable and costs N^2 numbers, so that N is to stay small. A
     block is the systems, GELU and a linear map, as in the paper (``mlp`` adds an MLP).
 

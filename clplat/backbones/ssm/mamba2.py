@@ -17,7 +17,7 @@ from clplat.backbones.ssm.mamba import FASTEST, inverse_softplus
 
 
 class StateSpaceDuality(Mixer):
-    """The block of Mamba-2 (arXiv 2405.21060, figure 6 right): (B, T, D) -> (B, T, D), with E channels in H heads::
+    """The block of Mamba-2 (arXiv 2405.21060): (B, T, D) -> (B, T, D), with E channels in H heads::
 
         z, u, r = W_i input        x, k, q = silu(convolution(u))        s = softplus(r + b)
         S_t = exp(-s_t exp(a)) S_{t-1} + s_t k_t x_t'            for each head, N by E / H

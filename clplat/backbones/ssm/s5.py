@@ -87,7 +87,7 @@ class S5(Stack):
     """S5 (Smith et al. 2023, arXiv 2208.04933): a diagonal state space with many inputs and outputs, ZOH.
 
     (B, T, input_size) -> (B, T, dim), with a state of fixed size; see :class:`SharedSystem`. The system begins as the
-    normal part of HiPPO-LegS (section 3.2), with B and C random and turned into its eigenvectors; the variant with
+    normal part of HiPPO-LegS, with B and C random and turned into its eigenvectors; the variant with
     several such blocks on the diagonal is left out. Real parts of A are learned by their logarithms, so that the system
     stays stable; the authors' code clips them. A block has no MLP of its own, as in the paper (``mlp`` adds one).
 
