@@ -14,9 +14,8 @@ class PolarMamba(Stack):
     (B, T, input_size) -> (B, T, dim), with a state of fixed size; see :class:`SelectiveStateSpace`. Each channel has
     besides its learned states one that never forgets, against recency, and one that keeps the present step only,
     against over-smoothing. As in the authors' code they come first and last, with A = 0 and A = -100, and everything
-    else is Mamba's; the ablations of the paper are ``ones=0`` and ``zeros=0``. A = -100 forgets only where steps are not tiny: one of 0.001 keeps 90% of it.
-    What never forgets grows without bound
-    over a long sequence, as a running sum does.
+    else is Mamba's; the ablations of the paper are ``ones=0`` and ``zeros=0``. What never forgets grows without bound
+    over a long sequence, as a running sum does; A = -100 forgets only where steps are not tiny: one of 0.001 keeps 90%.
 
     Args:
         state: learned states of each channel.
