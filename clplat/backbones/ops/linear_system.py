@@ -10,6 +10,7 @@ So ``y_t = sum_j C A^j B u_{t-j} + C A^{t+1} h_0`` with t from 0: a convolution,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -174,7 +175,7 @@ def diagonal_scan(
         a, b = a_DN.expand(*u_BCD.shape, -1), b_DN * u_BCD[..., None]
         if mask is not None:
             a, b = (x.masked_fill(~mask[..., None, None], fill) for x, fill in ((a, 1), (b, 0)))
-        h_BCDN, h_BDN = diagonal(a, b, h_BDN, reset, chunk)
+        h_BCDN, h_BDN = diagonal(a, b, h_BDN, reset, math.isqrt(chunk))
         return 2 * (c_DN * h_BCDN).sum(-1).real, h_BDN
 
     y_BTD, h_BDN = in_chunks(part, complexes(h_BDN), (u_BTD, reset_BT, mask_BT), chunk)

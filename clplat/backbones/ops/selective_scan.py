@@ -12,6 +12,7 @@ that padding is a step with s = 0. A reset makes h zero before its step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -92,13 +93,14 @@ def selective_scan(
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Equal to :func:`selective_scan_loop`, in chunks of C steps: the states (B, C, D, N) of one chunk exist at a time.
+    Within it they are scanned in parts of about the root of C, which takes the fewest operations after each other.
 
     Args:
         chunk: C, steps in one chunk.
     """
 
     def part(h: Tensor, x: Tensor, s: Tensor, k: Tensor, q: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        h_BCDN, h_BDN = diagonal(*_coefficients(x, s, k, decay), h, reset, chunk)
+        h_BCDN, h_BDN = diagonal(*_coefficients(x, s, k, decay), h, reset, math.isqrt(chunk))
         return (h_BCDN @ q[..., None]).squeeze(-1), h_BDN
 
     return in_chunks(part, h_BDN, (x_BTD, s_BTD, k_BTN, q_BTN, reset_BT), chunk)
