@@ -11,17 +11,15 @@ from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import Mixer, Stack
 from clplat.backbones.ops.companion import companion_fft, companion_loop
 
-SMALLEST = 1e-4  # norm below which the feedback is not scaled up
-
 
 class CompanionSystems(Mixer):
     """D companion systems of N states side by side: (B, T, D) -> (B, T, D)::
 
-        x_t = A x_{t-1} + B u_t        A = shift + a / |a|_1 e_N'
+        x_t = A x_{t-1} + B u_t        A = shift + a / max(1, |a|_1) e_N'
         y_t = C . x_t + d u_t
 
-    with a, B, C in (D, N) and d in (D,). |a|_1 = 1 keeps all eigenvalues of A within the unit circle. Plain sequences
-    are filtered by FFT, see :func:`companion_fft`; with resets or padding it runs step by step.
+    with a, B, C in (D, N) and d in (D,). The division keeps all eigenvalues of A within the unit circle. Plain
+    sequences are filtered by FFT, see :func:`companion_fft`; with resets or padding it runs step by step.
 
     State: ``x`` (B, D, N), kept in float32 at least.
 
@@ -34,9 +32,8 @@ class CompanionSystems(Mixer):
         super().__init__()
         require(state >= 1, f"state must be at least 1, not {state}")
         self.dim, self.state = dim, state
-        self.feedback = nn.Parameter(torch.randn(dim, state))  # a
-        self.write = nn.Parameter(torch.randn(dim, state) / state**0.5)  # B
-        self.read = nn.Parameter(torch.randn(dim, state) / state**0.5)  # C
+        a, B, C = torch.empty(3, dim, state).uniform_(-1, 1) / state**0.5
+        self.feedback, self.write, self.read = nn.Parameter(a), nn.Parameter(B), nn.Parameter(C)
         self.skip = nn.Parameter(torch.ones(dim))
 
     def forward(
@@ -48,7 +45,7 @@ class CompanionSystems(Mixer):
         u_BTD, x_BDN = x_BTD.to(dtype), state["x"].to(dtype)
         with torch.autocast(x_BTD.device.type, enabled=False):
             a_DN, B_DN, C_DN = (part.to(dtype) for part in (self.feedback, self.write, self.read))
-            a_DN = a_DN / a_DN.abs().sum(-1, keepdim=True).clamp(min=SMALLEST)
+            a_DN = a_DN / a_DN.abs().sum(-1, keepdim=True).clamp(min=1)
             if reset_BT is None and mask_BT is None and not in_reference_form():
                 y_BTD, x_BDN = companion_fft(u_BTD, x_BDN, a_DN, B_DN, C_DN)
             else:
@@ -68,10 +65,10 @@ class SpaceTime(Stack):
     """SpaceTime (Zhang et al. 2023, arXiv 2303.09489), its open-loop layers.
 
     (B, T, input_size) -> (B, T, dim), with a state of fixed size; see :class:`CompanionSystems`. Each channel has a
-    system of its own, and the blocks' MLP mixes channels, as in the paper. a begins normal; B and C too, but of length
-    1, so that an output is about as large as its input. Left out: the fixed heads of the first layer (differences and
-    moving averages), and the closed-loop decoder, which forecasts from the state alone; outputs can be fed back
-    through the carried state instead.
+    system of its own, and the blocks' MLP mixes channels, as in the paper. The authors' code divides a by its norm also
+    where that is below 1; a plain autoregression of N terms, which is a = 0, could then not be learned. Left out: the
+    fixed heads of the first layer (differences and moving averages), and the closed-loop decoder, which forecasts from
+    the state alone; outputs can be fed back through the carried state instead.
 
     Args:
         state: N, states of each channel.
