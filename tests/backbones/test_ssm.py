@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clplat.backbones.base import reference_form
+from clplat.backbones.block import Stack
 from clplat.backbones.ops.hippo import bilinear, legs
 from clplat.backbones.ops.linear_system import complexes, respond, response, system_loop
 from clplat.backbones.ops.scalar_decay import scalar_decay_loop
 from clplat.backbones.ops.selective_scan import selective_scan_loop
-from clplat.backbones.ssm.longhorn import OnlineRegression, step_size
+from clplat.backbones.ssm.longhorn import Longhorn, OnlineRegression, step_size
 from clplat.backbones.ssm.lssl import DenseSystems
-from clplat.backbones.ssm.mamba import SelectiveStateSpace, inverse_softplus
+from clplat.backbones.ssm.mamba import Mamba, SelectiveStateSpace, inverse_softplus
 from clplat.backbones.ssm.s4d import DiagonalSystems
 from clplat.backbones.ssm.s5 import SharedSystem
 from clplat.backbones.ssm.spacetime import CompanionSystems
@@ -245,6 +246,35 @@ def test_longhorns_decay_lies_between_0_and_1(size: float) -> None:
     factors = layer.decay(torch.float32)(layer.sizes(50 * inputs(2, 5, 4).float(), k)[..., None], k[..., None, :])
     assert (factors <= 1).all()
     assert (factors >= -1e-6).all()
+
+
+def recall(batch: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Eight keys, each followed by one of four values; then the keys in another order, whose values are asked."""
+    keys, asked = (torch.rand(batch, 8, generator=source).argsort(1) for _ in range(2))
+    values = torch.randint(4, (batch, 8), generator=source)
+    pairs = torch.stack([F.one_hot(keys, 12), F.one_hot(values + 8, 12)], 2).flatten(1, 2)
+    return torch.cat([pairs, F.one_hot(keys.gather(1, asked), 12)], 1).float(), values.gather(1, asked)
+
+
+@pytest.mark.slow
+def test_longhorn_recalls_and_mamba_no_better() -> None:
+    def accuracy(kind: type[Stack]) -> float:
+        torch.manual_seed(0)
+        source = torch.Generator().manual_seed(1)
+        network, head = kind(12, dim=32, layers=1), nn.Linear(32, 4)
+        optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], lr=0.01)
+        for _ in range(200):
+            x, y = recall(32, source)
+            loss = F.cross_entropy(head(network(x)[0][:, 16:]).flatten(0, 1), y.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        x, y = recall(256, source)
+        return (head(network(x)[0][:, 16:]).argmax(-1) == y).float().mean().item()
+
+    longhorn = accuracy(Longhorn)
+    assert longhorn > 0.95
+    assert longhorn >= accuracy(Mamba)
 
 
 # SpaceTime
