@@ -121,6 +121,15 @@ def assemble(
     warnings = pairing(strategy, spec, ranks.world, head=learner.head, backbone=learner.backbone)
     if trainer.sharding == "fsdp":
         _check_shardable(strategy)
+    if trainer.carry_state and not learner.backbone.sequential:
+        raise UsageError(
+            f"trainer.carry_state=true needs a backbone with a state, which {type(backbone).__name__} has not: choose "
+            "one that reads a sequence, e.g. --backbone gru"
+        )
+    if trainer.carry_state and not spec.contiguous:
+        warnings.append(
+            "warning: trainer.carry_state=true, but the samples of this scenario do not go on from one another"
+        )
     strategy.attach(learner)
     if trainer.precision == "64":
         learner.double()

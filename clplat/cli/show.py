@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clplat import config, registry
+from clplat import config, registry, signature
 from clplat.cli import flags, listing, output
 from clplat.errors import UsageError, suggestion
 from clplat.options import plain, shown, spell
@@ -42,6 +42,9 @@ def show(
         print(f"  {line}")
     for key, value in entry.info.items():
         print(f"  {key}: {shown(value)}")
+    for name in ("causal", "sequential") if entry.group == "backbone" else ():
+        if signature.class_value(entry.target, name) is False:
+            print(f"  {name}: false")
     if entry.target:
         print(f"  from {entry.target}")
     print()
