@@ -29,6 +29,7 @@ SMALL = {
     "rings": 2,
     "memory": 3,
     "context": 2,
+    "state": 4,
 }
 
 # What padding and resets a test runs with: (random resets?, random padding?).

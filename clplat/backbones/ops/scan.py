@@ -45,30 +45,30 @@ def diagonal(
 ) -> tuple[Tensor, Tensor]:
     """Equal to :func:`diagonal_loop`, in chunks of C steps.
 
-    Two steps after each other are one step with ``(a, b) = (a_2 a_1, a_2 b_1 + b_2)``, so within all chunks at once
-    log2 C rounds of doubling give each step's product and sum from its chunk's start (Hillis & Steele 1986, Data
-    parallel algorithms). Only the chunks' last h then runs from chunk to chunk. Nothing is divided and no logarithm is
-    taken: any a will do.
+    Two steps after each other are one step with ``(a, b) = (a_2 a_1, a_2 b_1 + b_2)``. So a loop over the C places of a
+    chunk, for all chunks at once, gives each step's product and sum from its chunk's start; then only the chunks' last
+    h runs from chunk to chunk. That is C + T / C operations one after the other, with three products for each number.
+    Nothing is divided and no logarithm is taken: any a will do.
 
     Args:
         chunk: C, steps in one chunk.
     """
     T = b_BTD.shape[1]
     C = min(chunk, T)
-    a = _cleared(a_BTD.expand_as(b_BTD), reset_BT)
-    short = -T % C
+    a_BTD = _cleared(a_BTD.expand_as(b_BTD), reset_BT)
     free = [0, 0] * (b_BTD.ndim - 2)
-    a, b = (nnf.pad(x, (*free, 0, short)).unflatten(1, (-1, C)) for x in (a, b_BTD))  # (B, N, C, ...)
-    span = 1
-    while span < C:
-        head_a, head_b = a[:, :, :span], b[:, :, :span]
-        b = torch.cat([head_b, b[:, :, span:] + a[:, :, span:] * b[:, :, :-span]], 2)
-        a = torch.cat([head_a, a[:, :, span:] * a[:, :, :-span]], 2)
-        span *= 2
-    starts = []
-    for n, (through, added) in enumerate(zip(a[:, :, -1].unbind(1), b[:, :, -1].unbind(1), strict=True)):
-        starts.append(h_BD)
-        if n < a.shape[1] - 1:
-            h_BD = through * h_BD + added
-    h_BTD = (b + a * torch.stack(starts, 1)[:, :, None]).flatten(1, 2)[:, :T]
+    a, b = (nnf.pad(x, (*free, 0, -T % C)).unflatten(1, (-1, C)) for x in (a_BTD, b_BTD))  # (B, N, C, ...)
+
+    products, sums = [a[:, :, 0]], [b[:, :, 0]]
+    for a_BND, b_BND in zip(a[:, :, 1:].unbind(2), b[:, :, 1:].unbind(2), strict=True):
+        products.append(a_BND * products[-1])
+        sums.append(a_BND * sums[-1] + b_BND)
+
+    starts = [h_BD]
+    for through_BD, added_BD in zip(products[-1][:, :-1].unbind(1), sums[-1][:, :-1].unbind(1), strict=True):
+        starts.append(through_BD * starts[-1] + added_BD)
+    start_BND = torch.stack(starts, 1)
+
+    h_BNCD = torch.stack([added + through * start_BND for through, added in zip(products, sums, strict=True)], 2)
+    h_BTD = h_BNCD.flatten(1, 2)[:, :T]
     return h_BTD, h_BTD[:, -1]

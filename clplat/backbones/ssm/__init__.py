@@ -1,0 +1,1 @@
+"""State spaces: a linear system per channel as memory, with fixed or input-dependent coefficients."""
