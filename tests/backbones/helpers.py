@@ -22,6 +22,7 @@ FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True),
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
+    "transformer": [({"window": 4}, {})],
 }
 
 

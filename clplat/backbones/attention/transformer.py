@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clplat.backbones.attention.local import WindowAttention
 from clplat.backbones.base import Prefix, State, in_reference_form, require
 from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
 from clplat.backbones.ops.attention import attention, attention_loop, positions, rotate, visibility
@@ -81,7 +82,8 @@ class Transformer(Stack):
     """Causal transformer (Vaswani et al. 2017, arXiv 1706.03762), pre-norm, rotary positions, GELU, no token embedding.
 
     (B, T, input_size) -> (B, T, dim). The state holds the keys and values of every step so far, so it grows with T;
-    see :class:`SelfAttention`. Two samples' states can be joined when they come from equally many steps.
+    see :class:`SelfAttention`. Two samples' states can be joined when they come from equally many steps. With a window
+    the state is of fixed size and the cost linear in T; see :class:`~clplat.backbones.attention.local.WindowAttention`.
 
     Args:
         dim: width of the residual stream; an even multiple of heads.
@@ -89,6 +91,7 @@ class Transformer(Stack):
         layers: number of blocks.
         ratio: width of the blocks' MLPs in units of dim.
         dropout: probability that a value of a residual branch is dropped in training.
+        window: steps that a step sees in each block, itself included; 0 for all.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Transformer(Stack):
         layers: int = 2,
         ratio: float = 2.0,
         dropout: float = 0.0,
+        window: int = 0,
     ) -> None:
-        mixers = [SelfAttention(dim, heads) for _ in range(layers)]
+        mixers = [WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads) for _ in range(layers)]
         super().__init__(input_size, dim=dim, mixers=mixers, ratio=ratio, dropout=dropout)
