@@ -15,14 +15,29 @@ B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
 SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL |= {"segment": 3, "slots": 2}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
 
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "linear-transformer": [
+        (
+            {"conv": 3, "norm": "rms", "mlp": "swiglu"},
+            {
+                "params": "(input_size + 1)*dim + dim"
+                " + layers*(4*dim*(dim + 1) + (conv + 1)*dim + int(ratio*dim)*(3*dim + 2) + 3*dim)",
+                "gives": ["prompts"],
+            },
+        ),
+        (
+            {"mlp": "none"},
+            {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
+        ),
+    ],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
-    "transformer": [({"window": 4}, {})],
+    "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]})],
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -86,24 +88,12 @@ class Transformer(Stack):
     the state is of fixed size and the cost linear in T; see :class:`~clplat.backbones.attention.local.WindowAttention`.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
+        heads: attention heads in each block; dim is an even multiple of heads.
         window: steps that a step sees in each block, itself included; 0 for all.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        window: int = 0,
-    ) -> None:
-        mixers = [WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads) for _ in range(layers)]
-        super().__init__(input_size, dim=dim, mixers=mixers, ratio=ratio, dropout=dropout)
+    def __init__(self, input_size: int, *, heads: int = 4, window: int = 0, **block: Any) -> None:
+        def make_mixer(dim: int, number: int) -> Mixer:
+            return WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads)
+
+        super().__init__(input_size, make_mixer, **block)
