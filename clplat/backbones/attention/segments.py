@@ -23,7 +23,8 @@ class SegmentRecurrent(Backbone):
 
     The state is ``memory``, what the last full segment left, and the steps of the segment that is under way, ``steps``
     (B, L - 1, dim) with ``live`` (B, L - 1), the latest last. These are read again together with what comes next: a
-    call costs up to L - 1 steps more than it is given.
+    call costs up to L - 1 steps more than it is given. Autocast does not make them
+    shorter.
 
     A subclass defines :meth:`read` and :meth:`memory`.
 
@@ -65,6 +66,7 @@ class SegmentRecurrent(Backbone):
         mask_BT: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         h_BTD = self.embed(blank(x_BTD, mask_BT))
+        h_BTD = h_BTD.to(torch.promote_types(h_BTD.dtype, self.embed.weight.dtype))  # not as autocast leaves them
         (B, T, _), P, device = h_BTD.shape, self.segment - 1, h_BTD.device
         first = self.memory(B, device=device, dtype=h_BTD.dtype)
         if state is None:
