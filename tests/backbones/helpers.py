@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
         ),
     ],
+    "gtrxl": [({"stop_gradient": False}, {"stops_gradient": False})],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
     "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]})],
 }
