@@ -51,8 +51,8 @@ class DepthRecurrentTransformer(Backbone):
     state is a list with the keys and values of each iteration, see
     :class:`~clplat.backbones.attention.transformer.SelfAttention`; it grows with T, and belongs to one K.
 
-    As the author's code: b = -2 and branches scaled by 1e-4 at first. Left out: its optional embedding of k, and drawing
-    K at random in training. The paper's masks (edges of a graph) are causal attention with rotary positions here.
+    As the author's code: b = -2 and branches scaled by 1e-4 at first. Left out: its embedding of k, and drawing K at
+    random in training. The paper's masks (edges of a graph) are causal attention with rotary positions here.
 
     Args:
         dim: width of the residual stream; an even multiple of heads.
