@@ -1,7 +1,7 @@
 """A store of engrams that live, associate and die by use (Park & Bak 2024, arXiv 2310.03052), without gradients.
 
 An engram is a vector with a kind (working, short-term, long-term), a lifespan, and counts of how often it fired
-together with each other one. For each segment: :func:`add` what is in working memory, :func:`remind`, and :func:`settle`.
+together with each other one. For each segment: :func:`add` what is in working memory, :func:`remind`, :func:`settle`.
 """
 
 from __future__ import annotations
