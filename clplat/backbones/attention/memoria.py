@@ -159,8 +159,10 @@ class Memoria(SegmentRecurrent):
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros((batch, *shape), device=device, dtype=dtype)
 
-        E, D, long = self.places, self.output_size, torch.long
-        engrams = Engrams(zeros(E, D), zeros(E, dtype=long), zeros(E), zeros(E, E, dtype=long))
+        E, D, long, exact = self.places, self.output_size, torch.long, torch.promote_types(dtype, torch.float32)
+        engrams = Engrams(
+            zeros(E, D, dtype=exact), zeros(E, dtype=long), zeros(E, dtype=exact), zeros(E, E, dtype=long)
+        )
         return {"hidden": zeros(self.segment, D), "begun": zeros(dtype=torch.bool), **engrams._asdict()}
 
     def memory_size(self) -> int:
