@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clplat import registry
+from clplat import registry, sizing
 from clplat.backbones.base import Backbone
 from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
@@ -121,6 +121,15 @@ def assemble(
     warnings = pairing(strategy, spec, ranks.world, head=learner.head, backbone=learner.backbone)
     if trainer.sharding == "fsdp":
         _check_shardable(strategy)
+    if trainer.carry_state and not learner.backbone.sequential:
+        raise UsageError(
+            f"trainer.carry_state=true needs a backbone with a state, which {type(backbone).__name__} has not: choose "
+            "one that reads a sequence, e.g. --backbone gru"
+        )
+    if trainer.carry_state and not spec.contiguous:
+        warnings.append(
+            "warning: trainer.carry_state=true, but the samples of this scenario do not go on from one another"
+        )
     strategy.attach(learner)
     if trainer.precision == "64":
         learner.double()
@@ -130,11 +139,15 @@ def assemble(
 def backbone_maker(
     entry: registry.Entry, options: Mapping[str, Any] | None = None
 ) -> Callable[[int, tuple[int, ...]], Backbone]:
-    """What makes a backbone of the registry for (D, shape of a sample); most do not ask for the shape."""
+    """What makes a backbone of the registry for (D, shape of a sample); most do not ask for the shape.
+
+    Args:
+        options: the entry's own and those of :class:`clplat.sizing.Sizing`; those not given at their defaults.
+    """
 
     def make(D: int, shape: tuple[int, ...]) -> Backbone:
-        built: Backbone = entry.build(*((D, shape) if entry.load().takes_shape else (D,)), **(options or {}))
-        return built
+        given = (D, shape) if entry.load().takes_shape else (D,)
+        return sizing.sized(entry, options or {}, lambda own: entry.build(*given, **own))
 
     return make
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clplat import registry, yamlfile
+from clplat import registry, sizing, yamlfile
 from clplat.errors import UsageError, suggestion
 from clplat.options import Option, Text, convert, plain, spell
 from clplat.registry import Entry
@@ -322,7 +322,7 @@ def _set(
 
 def _options_of(entry: Entry) -> Mapping[str, Option]:
     try:
-        return entry.options
+        return entry.settable
     except UsageError:
         return {}
 
@@ -336,7 +336,7 @@ class _Values:
         self.failed: set[str] = set()
         self.options: Mapping[str, Option] | None = None
         try:
-            self.options = entry.options
+            self.options = entry.settable
         except UsageError as error:
             problems += error.messages
 
@@ -376,7 +376,13 @@ class _Values:
             elif name not in self.failed:
                 doc = f" ({option.doc.rstrip('.')})" if option.doc else ""
                 self.problems.append(f"{section}.{name} must be given{doc}: {section}.{name}={spell(option.type)}")
-        return values
+        if self.entry.group != "backbone":
+            return values
+        try:
+            return sizing.settle(self.entry, values, self.given)
+        except UsageError as error:
+            self.problems += error.messages
+            return values
 
 
 _FAILED = object()

@@ -1,7 +1,8 @@
 """One evaluation pass over the test experiences, exact on any number of ranks.
 
 Whole batches go to ranks in turn, so every batch is the same on one rank and on N, bit for bit; its sums are put in a
-table that is added over ranks (all other entries being zero) and then summed in order.
+table that is added over ranks (all other entries being zero) and then summed in order. Where states are carried
+(:mod:`clplat.lanes`) all batches of an experience go to one rank, in the order of the lanes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from clplat import faults, sharding
+from clplat import faults, lanes, sharding
+from clplat.backbones.base import State
 from clplat.errors import UsageError, suggestion
 from clplat.learner import Learner
 from clplat.metrics import measures
@@ -45,7 +48,8 @@ def evaluate(
         batch_size: samples in a batch; no batch holds samples of two experiences.
     """
     pieces = [(j, start) for j in which for start in range(0, len(stream[j].dataset), batch_size)]
-    ranks, target = learner.ranks, learner.target
+    ranks, target, carry = learner.ranks, learner.target, learner.settings.carry_state
+    state: State = None
     names = ("loss", *measures.NAMES[target])
     table = torch.zeros(len(pieces), len(names), 2, dtype=torch.float64, device=ranks.device)
     dtype = next(learner.parameters()).dtype
@@ -54,12 +58,16 @@ def evaluate(
         for number, (j, start) in enumerate(pieces):
             if number % 16 == 0:
                 learner.poll()
-            if number % ranks.world != ranks.rank:
+            if (j if carry else number) % ranks.world != ranks.rank:
                 continue
             faults.point("evaluate")
-            rows = slice(start, min(start + batch_size, len(stream[j].dataset)))
+            rows: slice | Tensor = slice(start, min(start + batch_size, len(stream[j].dataset)))
+            if carry:
+                rows = lanes.order(len(stream[j].dataset), batch_size)[rows]
+                state = None if start == 0 else lanes.first(len(rows), state)
             x, y, task = TensorData(*stream[j].dataset.rows(rows)).to(ranks.device, dtype).rows(slice(None))
-            logits = learner.answer(x, task)
+            output = learner.respond(x, task, state)
+            state, logits = output.state, output.logits
             table[number] = measures.table(target, logits if dtype == torch.float64 else logits.float(), y)
     sums = ranks.all_reduce(table).cpu()
     found: dict[int, dict[str, float]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -123,12 +123,17 @@ class Learner(pl.LightningModule):
 
     def answer(self, x: Tensor, task: Tensor) -> Tensor:
         """What evaluation judges: logits, which a strategy may make by other means than the head's."""
-        return self.strategy.classify(self, self.output(x, task, predict=True), task)
+        return self.respond(x, task).logits
 
-    def output(self, x: Tensor, task: Tensor, *, predict: bool = False) -> Output:
-        """Run the network through the strategy's ``forward`` (or ``predict``)."""
+    def respond(self, x: Tensor, task: Tensor, state: State = None) -> Output:
+        """The output in evaluation form, from a state of the backbone's, with the logits that are judged."""
+        output = self.output(x, task, state, predict=True)
+        return replace(output, logits=self.strategy.classify(self, output, task))
+
+    def output(self, x: Tensor, task: Tensor, state: State = None, *, predict: bool = False) -> Output:
+        """Run the network through the strategy's ``forward`` (or ``predict``), from a state of the backbone's."""
         call = self.strategy.predict if predict else self.strategy.forward
-        y_BTD, state = call(self, self.encoder(x), task, None)
+        y_BTD, state = call(self, self.encoder(x), task, state)
         features = self.features(y_BTD)
         return Output(self.head(features, task), features, state)
 
@@ -357,7 +362,7 @@ class Learner(pl.LightningModule):
         torch.default_generator.manual_seed(seed)  # for randomness that is not ours; never drawn per rank by us
         if self.ranks.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        own_loss = self.steps.phase.loss
+        own_loss, lanes = self.steps.phase.loss, self.steps.lanes
         terms: dict[str, Tensor] = {}
         batches = self.steps.batches(position, self.step, self.ranks)
         for batch in batches:
@@ -365,7 +370,10 @@ class Learner(pl.LightningModule):
                 batch = self.strategy.rehearse(self, batch)
             with randomness.noise(randomness.Noise(self.seed, batch.rows, self.step, batch.micro)):
                 if own_loss is None:
-                    output = self.output(batch.x, batch.task)
+                    before = None if lanes is None else lanes.before(self.backbone, batch)
+                    output = self.output(batch.x, batch.task, before)
+                    if lanes is not None:
+                        lanes.after(batch, output.state)
                     found = {"loss": self.strategy.base_loss(self, batch, output)}
                     found.update(self.strategy.loss(self, batch, output))
                 else:

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from clplat import checkpoint, evaluate, faults, lightning, sharding
+from clplat.backbones.base import State
 from clplat.errors import UsageError
 from clplat.heads.head import GrowingHead
 from clplat.identity import Identity
+from clplat.lanes import Lanes
 from clplat.learner import Learner, StepReport
 from clplat.metrics.summary import summary
 from clplat.randomness import derive
@@ -79,6 +81,7 @@ class Run:
         self.train_seconds = 0.0
         self._train_started: float | None = None
         self._restored_optimizer: dict[str, Any] | None = None
+        self._restored_lanes: State = None
         self._restored = False
         self._adapted = self._started = -1  # the last experience that structure was grown for, that was begun
         learner.on_step, learner.save, learner.note = self._on_step, self._save, self.record.say
@@ -145,7 +148,11 @@ class Run:
     def _fit(self, phase: Phase, number: int, experience: Experience) -> None:
         learner = self.learner
         data = (phase.data or experience.dataset).to(self.ranks.device, self.dtype)
-        steps = Steps(phase, number, experience, data, self.settings, learner.seed, self.position)
+        carries = self.settings.carry_state and phase.data is None and phase.loss is None
+        lanes = Lanes(self.settings.batch_size, self.ranks) if carries else None
+        if lanes is not None and self._restored_lanes is not None:
+            lanes.load(self._restored_lanes)
+        steps = Steps(phase, number, experience, data, self.settings, learner.seed, self.position, lanes)
         learner.data, learner.steps, learner.experience = data, steps, experience
         main = phase.name == "train"
         self.show.phase(
@@ -167,7 +174,7 @@ class Run:
             if main and self.keep_optimizer_state:
                 self.carried = trainer.optimizers[0].state_dict()
             learner.to(self.ranks.device)  # Lightning takes it back to the CPU
-        self._restored_optimizer = None
+        self._restored_optimizer = self._restored_lanes = None
         learner.data = learner.steps = None
 
     def _finish(self, experience: Experience) -> None:
@@ -295,14 +302,16 @@ class Run:
     def _save(self) -> None:
         """Write a checkpoint of the very moment: only between two optimiser steps, by the first rank."""
         writes = self.ranks.first and self.record.run_dir is not None
-        if not writes and not (self.learner.sharded and self.run_dir is not None):
+        lanes = None if self.learner.steps is None else self.learner.steps.lanes
+        together = self.learner.sharded or lanes is not None  # what is cut among the ranks is put together by all
+        if not writes and not (together and self.run_dir is not None):
             return
         now = time.monotonic()
         inside = self.marker == TRAIN and self.learner.steps is not None and self.position > 0
-        # Pieces are put together by all ranks.
         model = sharding.whole(self.learner.state_dict())
         optimizer = sharding.whole(self.learner.optimizer_state()) if inside else None
         carried = sharding.whole(self.carried)
+        states = lanes.whole() if lanes is not None and inside else None
         if not writes:
             return
         assert self.record.run_dir is not None
@@ -312,6 +321,7 @@ class Run:
             "model": model,
             "optimizer": optimizer,
             "carried": carried,
+            "lanes": states,
             "progress": {
                 "experience": self.number,
                 "marker": self.marker,
@@ -384,6 +394,7 @@ class Run:
         sharding.cut_remembered(self.learner.strategy, self.learner.network())
         self.learner.step = progress["step"]
         self._restored_optimizer, self.carried = found.state["optimizer"], found.state["carried"]
+        self._restored_lanes = found.state.get("lanes")  # there since states can be carried
         self.record.begin(progress["lengths"], progress["seconds"], self.config)
         for problem in found.passed_over:
             self.record.say(f"warning: {problem}")

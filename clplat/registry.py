@@ -36,6 +36,8 @@ _BASES = {
     "scenario": ("clplat.scenario", "Scenario"),
     "cluster": ("clplat.cluster.base", "Cluster"),
 }
+# What all entries of a group can be told besides their own options.
+_COMMON = {"backbone": "clplat.sizing.Sizing"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 _added: list[Path] = []
@@ -82,6 +84,11 @@ class Entry:
         if problems:
             raise UsageError(*problems)
         return options
+
+    @cached_property
+    def settable(self) -> dict[str, Option]:
+        """Its own options and those that all entries of its group have."""
+        return {**self.options, **(signature.read(_COMMON[self.group]).options if self.group in _COMMON else {})}
 
     @cached_property
     def defaults(self) -> dict[str, Any]:

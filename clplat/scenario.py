@@ -31,6 +31,7 @@ class Spec:
         setting: class-, task- or domain-incremental (van de Ven et al. 2022). Task labels are given in ``task`` only.
         classes_per_task: outputs that exist for each task where heads are per task and tasks are uneven.
         boundaries: the learner is told when an experience ends.
+        contiguous: each sample of an experience goes on where the one before it ended.
         encoder: how a sample is best read as a sequence.
         target: what is predicted: one class, y (N,); a token at each step, y (N, T) with -100 where nothing is asked;
             bits at each step, y (N, T, F) of 0 and 1, with -100 where nothing is asked; or values, y (N, K).
@@ -43,6 +44,7 @@ class Spec:
     setting: Setting
     classes_per_task: tuple[int, ...] = ()
     boundaries: bool = True
+    contiguous: bool = False
     encoder: str = "rows"
     target: Target = "class"
     vocabulary: int | None = None

@@ -27,6 +27,9 @@ class TrainerSettings:
         num_nodes: number of nodes (machines).
         sharding: none: every rank holds all weights; fsdp: the backbone's are cut among the ranks (strategies that
             support it).
+        carry_state: the samples of an experience are windows of long sequences, one after another: cut them into
+            batch_size lanes and carry the backbone's state from batch to batch (truncated backpropagation through
+            time).
         threads: CPU threads of each rank; null leaves torch's own choice (divided among the ranks of one machine).
         deterministic: refuse operations that are not deterministic.
         checkpoint_every: optimiser steps between checkpoints inside an experience; 0 saves at its ends only.
@@ -46,6 +49,7 @@ class TrainerSettings:
     devices: int = 1
     sharding: Literal["none", "fsdp"] = "none"
     num_nodes: int = 1
+    carry_state: bool = False
     threads: int | None = None
     deterministic: bool = False
     checkpoint_every: int = 200

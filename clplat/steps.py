@@ -12,7 +12,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from clplat import lanes as lanes_of
 from clplat.batch import Batch, Part
+from clplat.lanes import Lanes
 from clplat.randomness import generator
 from clplat.ranks import Ranks
 from clplat.scenario import Experience, TensorData
@@ -31,6 +33,7 @@ class Steps:
         settings: batch size, epochs, accumulation.
         seed: of the run.
         position: steps done already.
+        lanes: where samples go on from one another; None takes them in random order.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class Steps:
         settings: TrainerSettings,
         seed: int,
         position: int = 0,
+        lanes: Lanes | None = None,
     ) -> None:
         self.phase, self.number, self.experience, self.data = phase, number, experience, data
-        self.settings, self.seed, self.position = settings, seed, position
+        self.settings, self.seed, self.position, self.lanes = settings, seed, position, lanes
         batches = -(-len(data) // settings.batch_size)
         self.steps_per_epoch = -(-batches // settings.accumulate)
         self.epochs = settings.max_epochs if phase.epochs is None else phase.epochs
@@ -60,6 +64,8 @@ class Steps:
             yield start, min(start + self.settings.dispatch, self.total)
 
     def _draw_order(self, epoch: int) -> Tensor:
+        if self.lanes is not None:
+            return lanes_of.order(len(self.data), self.lanes.lanes)
         numbers = (self.experience.current_experience, self.number, epoch)
         return torch.randperm(len(self.data), generator=generator(self.seed, "order", *numbers))
 
@@ -68,13 +74,15 @@ class Steps:
         epoch, within = divmod(position, self.steps_per_epoch)
         order = self._order(epoch)
         size, accumulate = self.settings.batch_size, self.settings.accumulate
+        if self.lanes is not None and within == 0:
+            self.lanes.state = None
         found = []
         for micro in range(accumulate):
             first = (within * accumulate + micro) * size
             if first >= len(order):
                 break
             index = order[first : first + size]
-            local = ranks.part(len(index))
+            local = ranks.part(len(index)) if self.lanes is None else self.lanes.local(len(index))
             x, y, task = self.data.rows(index[local])
             part = Part("stream", x, y, task, index, local)
             number = self.experience.current_experience

@@ -246,6 +246,7 @@ class Stack(Backbone):
         return h_BTW
 
     def layer(self, number: int, h_BTW: Tensor, prefix: Prefix | None = None) -> Tensor:
+        require(prefix is None or self.takes_prefix, f"{type(self).__name__} takes no prefix")
         state = None if prefix is None else self.mixers[number].prefixed(prefix)
         y_BTW: Tensor = self.blocks[number](h_BTW, state)[0]
         return y_BTW

@@ -116,7 +116,7 @@ def _options(entry: Entry) -> Schema:
     found: Schema = {
         "type": "object",
         "description": listing.summary(entry),
-        "properties": {name: _option(option) for name, option in entry.options.items()},
+        "properties": {name: _option(option) for name, option in entry.settable.items()},
     }
     if entry.name in config.SETTINGS:
         found["additionalProperties"] = False

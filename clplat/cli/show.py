@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clplat import config, registry
+from clplat import config, registry, signature
 from clplat.cli import flags, listing, output
 from clplat.errors import UsageError, suggestion
 from clplat.options import plain, shown, spell
@@ -42,17 +42,20 @@ def show(
         print(f"  {line}")
     for key, value in entry.info.items():
         print(f"  {key}: {shown(value)}")
+    for name in ("causal", "sequential") if entry.group == "backbone" else ():
+        if signature.class_value(entry.target, name) is False:
+            print(f"  {name}: false")
     if entry.target:
         print(f"  from {entry.target}")
     print()
     if entry.group == "preset":
         print(entry.path.read_text(encoding="utf-8") if entry.path else "")
-    elif entry.options:
+    elif entry.settable:
         output.table(
             ("option", "type", "default", ""),
             [
                 (o.name, spell(o.type), "(required)" if o.required else shown(o.default), o.doc)
-                for o in entry.options.values()
+                for o in entry.settable.values()
             ],
         )
     else:
@@ -98,7 +101,7 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
                 "required": option.required,
                 "doc": option.doc,
             }
-            for option in entry.options.values()
+            for option in entry.settable.values()
         ],
         **({"config": entry.overrides} if entry.group == "preset" else {}),
     }
@@ -108,7 +111,7 @@ def _example(entry: Entry) -> str:
     """A command that uses the entry and sets its first option."""
     command = "submit" if entry.group == "cluster" else "fit"
     flag = "" if entry.name in config.SETTINGS else f" --{entry.group} {shlex.quote(entry.name)}"
-    option = next(iter(entry.options.values()), None)
+    option = next(iter(entry.settable.values()), None)
     if option is None:
         return f"clplat {command}{flag}"
     value = spell(option.type) if option.required else shown(option.default)

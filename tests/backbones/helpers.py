@@ -22,6 +22,15 @@ FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True),
 
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "hybrid": [
+        (
+            {"pattern": ["transformer", "delta-net"]},
+            {
+                "params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + int(ratio*dim)*(2*dim + 1) + 5*dim)"
+                " + layers//2*(heads*(dim + 1) + dim//heads) + 2*dim"
+            },
+        ),
+    ],
     "linear-transformer": [
         (
             {"conv": 3, "norm": "rms", "mlp": "swiglu"},
@@ -47,7 +56,7 @@ def all_entries() -> dict[str, registry.Entry]:
     found = dict(registry.entries("backbone"))
     for name, variants in VARIANTS.items():
         for options, info in variants:
-            label = ",".join(map(str, options.values()))
+            label = ",".join(str(v) if not isinstance(v, list) else "+".join(v) for v in options.values())
             entry = found[name]
             found[f"{name}[{label}]"] = replace(
                 entry, overrides={**entry.overrides, **options}, info={**entry.info, **info}

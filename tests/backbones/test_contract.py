@@ -64,9 +64,18 @@ def test_parallel_equals_loop(entry: registry.Entry, kind: str, dtype: torch.dty
         y, after = network(x, state, **arguments)
         with reference_form():
             y_loop, after_loop = network(x, state, **arguments)
+            exact = copy.deepcopy(network).double()(x.double(), map_state(as_double, state), **arguments)[0]
         assert y.dtype == dtype
-        assert_close(y, y_loop, TOLERANCE[dtype])
-        assert_states_close(after, after_loop, TOLERANCE[dtype])
+        # A norm of nearly nothing blows rounding up, in the loop as well.
+        scale = max(1.0, exact.abs().max().item())
+        tolerance = max(TOLERANCE[dtype], 4 * (y_loop - exact).abs().max().item() / scale)
+        assert tolerance < 1e-3
+        assert_close(y, y_loop, tolerance)
+        assert_states_close(after, after_loop, tolerance)
+
+
+def as_double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 # 2

@@ -1,0 +1,34 @@
+"""docs/strategies.md and docs/backbones.md are what conf/ and the source say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clplat import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("script", ["docs_strategies", "docs_backbones"])
+def test_the_page_is_up_to_date(script: str) -> None:
+    path = ROOT / "scripts" / script
+    found = subprocess.run([sys.executable, str(path), "--check"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_strategy_has_its_row_and_no_other_has_one() -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").split("<!-- measured -->")[0]
+    rows = [line.split("|")[1].strip(" `*") for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == registry.names("strategy")
+    assert all(line.count("|") == 6 for line in page.splitlines() if line.startswith("| `"))
+
+
+def test_every_backbone_has_its_section() -> None:
+    page = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+    sections = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
+    names = registry.names("backbone")
+    assert sorted(section for section in sections if section in names) == names
