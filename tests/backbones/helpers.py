@@ -27,9 +27,15 @@ SMALL = {
     "prefix": 4,
     "features": 3,
     "rings": 2,
-    "memory": 3,
+    "memory": 4,
     "context": 2,
     "state": 4,
+    "slots": 2,
+    "key_size": 4,
+    "retrieve": 2,
+    "tokens": 2,
+    "reads": 2,
+    "iterations": 3,
 }
 
 # What padding and resets a test runs with: (random resets?, random padding?).
@@ -106,6 +112,8 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"cell": "elman"}, {"params": f"{FLASH_SIZE}//4"}),
         ({"cell": "slstm"}, {}),
     ],
+    "gtrxl": [({"stop_gradient": False}, {"stops_gradient": False})],
+    "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]})],
 }
 
 
