@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from clplat.backbones.base import Backbone, Prefix, State, blank, require
+from clplat.backbones.conv.short import ShortConv
 from clplat.backbones.dropout import Dropout
 
 
@@ -42,25 +44,105 @@ class Mixer(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define state_size")
 
 
+Norm = Literal["layer", "rms"]
+Feedforward = Literal["gelu", "swiglu", "none"]
+
+
+def make_norm(kind: Norm, dim: int) -> nn.Module:
+    """LayerNorm (Ba et al. 2016, arXiv 1607.06450) or RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    return nn.LayerNorm(dim) if kind == "layer" else nn.RMSNorm(dim, eps=1e-5)
+
+
+class SwiGLU(nn.Module):
+    """``W_3 (silu(W_1 x) * W_2 x)`` (Shazeer 2020, arXiv 2002.05202, eq. 6), with biases: (..., dim) -> (..., dim).
+
+    Args:
+        dim: width of x.
+        wide: width inside.
+    """
+
+    def __init__(self, dim: int, wide: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, 2 * wide), nn.Linear(wide, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, -1)
+        y: Tensor = self.down(nnf.silu(gate) * value)
+        return y
+
+
+def make_mlp(kind: Feedforward, dim: int, ratio: float) -> nn.Module:
+    """The network of a block that treats each step alone: ``W_2 gelu(W_1 x)`` or :class:`SwiGLU`.
+
+    Args:
+        ratio: width inside in units of ``dim``.
+    """
+    wide = int(ratio * dim)
+    require(wide >= 1, f"ratio {ratio} of dim {dim} leaves no width for the MLP")
+    return (
+        SwiGLU(dim, wide) if kind == "swiglu" else nn.Sequential(nn.Linear(dim, wide), nn.GELU(), nn.Linear(wide, dim))
+    )
+
+
+class Convolved(Mixer):
+    """A mixer behind a short causal convolution: ``mixer(silu(convolution(x)))``.
+
+    State: ``convolution``, see :class:`ShortConv`, and ``mixer``.
+    """
+
+    def __init__(self, dim: int, width: int, mixer: Mixer) -> None:
+        super().__init__()
+        self.convolution = ShortConv(dim, width)
+        self.mixer = mixer
+
+    def forward(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        before = state or {"convolution": None, "mixer": None}
+        x_BTD, inputs = self.convolution(x_BTD, before["convolution"], reset_BT=reset_BT, mask_BT=mask_BT)
+        x_BTD = blank(nnf.silu(x_BTD), mask_BT)
+        y_BTD, after = self.mixer(x_BTD, before["mixer"], reset_BT=reset_BT, mask_BT=mask_BT)
+        return y_BTD, {"convolution": inputs, "mixer": after}
+
+    def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
+        inputs = self.convolution.init_state(batch, device=device, dtype=dtype)
+        return {"convolution": inputs, "mixer": self.mixer.init_state(batch, device=device, dtype=dtype)}
+
+    def state_size(self, T: int) -> int:
+        return self.convolution.state_size(T) + self.mixer.state_size(T)
+
+
 class Block(nn.Module):
     """Pre-norm residual block (Xiong et al. 2020, arXiv 2002.04745, figure 1b)::
 
         x = x + dropout(mixer(norm(x)))
-        x = x + dropout(W_2 gelu(W_1 norm(x)))
+        x = x + dropout(mlp(norm(x)))
 
     Args:
         dim: width D of x.
         mixer: maps (B, T, D) and a state to the same.
         ratio: width of the MLP in units of D.
         dropout: probability that a value of a branch is dropped in training.
+        norm: kind of both norms.
+        mlp: kind of the MLP; none leaves the second line out.
     """
 
-    def __init__(self, dim: int, mixer: Mixer, *, ratio: float = 2.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        mixer: Mixer,
+        *,
+        ratio: float = 2.0,
+        dropout: float = 0.0,
+        norm: Norm = "layer",
+        mlp: Feedforward = "gelu",
+    ) -> None:
         super().__init__()
-        wide = int(ratio * dim)
-        self.mixer_norm, self.mixer = nn.LayerNorm(dim), mixer
-        self.mlp_norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, wide), nn.GELU(), nn.Linear(wide, dim))
+        self.mixer_norm, self.mixer = make_norm(norm, dim), mixer
+        if mlp == "none":
+            self.mlp_norm = self.mlp = None
+        else:
+            self.mlp_norm, self.mlp = make_norm(norm, dim), make_mlp(mlp, dim, ratio)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -68,31 +150,53 @@ class Block(nn.Module):
     ) -> tuple[Tensor, State]:
         mixed_BTD, state = self.mixer(self.mixer_norm(x_BTD), state, reset_BT=reset_BT, mask_BT=mask_BT)
         x_BTD = x_BTD + self.dropout(mixed_BTD)
-        return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD))), state
+        if self.mlp is not None and self.mlp_norm is not None:
+            x_BTD = x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+        return x_BTD, state
 
 
 class Stack(Backbone):
     """Input projection, blocks, final norm: (B, T, input_size) -> (B, T, dim). The state is a list, one per block.
 
-    A subclass chooses the mixers and documents the options.
+    A subclass chooses the mixers, documents its own options and passes the others on.
 
     Args:
+        make_mixer: gives the mixer of a block: called with dim and the number of the block, from 0.
         dim: width of the residual stream.
-        mixers: one for each block, in order; at least one.
-        ratio: width of the blocks' MLPs in units of ``dim``.
+        layers: number of blocks.
+        ratio: width of the blocks' MLPs in units of dim.
         dropout: probability that a value of a residual branch is dropped in training.
+        norm: kind of the norms: layer or rms.
+        mlp: kind of the blocks' MLPs: gelu, swiglu, or none for blocks of a mixer alone.
+        conv: width in steps of a causal depthwise convolution with SiLU in front of each mixer; 0 for none.
     """
 
     def __init__(
-        self, input_size: int, *, dim: int, mixers: Sequence[Mixer], ratio: float = 2.0, dropout: float = 0.0
+        self,
+        input_size: int,
+        make_mixer: Callable[[int, int], Mixer],
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        ratio: float = 2.0,
+        dropout: float = 0.0,
+        norm: Norm = "layer",
+        mlp: Feedforward = "gelu",
+        conv: int = 0,
     ) -> None:
         super().__init__()
-        require(len(mixers) >= 1, "a stack of blocks needs at least one layer, not 0")
-        require(int(ratio * dim) >= 1, f"ratio {ratio} of dim {dim} leaves no width for the MLP")
+        require(dim >= 1, f"dim must be at least 1, not {dim}")
+        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        require(conv >= 0, f"conv must be 0 or a width in steps, not {conv}")
         self.input_size, self.output_size = input_size, dim
         self.embed = nn.Linear(input_size, dim)
-        self.blocks = nn.ModuleList(Block(dim, mixer, ratio=ratio, dropout=dropout) for mixer in mixers)
-        self.norm = nn.LayerNorm(dim)
+        mixers = [make_mixer(dim, number) for number in range(layers)]
+        if conv:
+            mixers = [Convolved(dim, conv, mixer) for mixer in mixers]
+        self.blocks = nn.ModuleList(
+            Block(dim, mixer, ratio=ratio, dropout=dropout, norm=norm, mlp=mlp) for mixer in mixers
+        )
+        self.norm = make_norm(norm, dim)
 
     def forward(
         self,
@@ -122,7 +226,8 @@ class Stack(Backbone):
         return sum(mixer.state_size(T) for mixer in self.mixers)
 
     def hidden(self) -> list[tuple[str, str]]:
-        return [(f"blocks.{i}.mlp.0", f"blocks.{i}.mlp.2") for i in range(len(self.blocks))]
+        plain = [i for i, block in enumerate(self.blocks) if isinstance(block.mlp, nn.Sequential)]
+        return [(f"blocks.{i}.mlp.0", f"blocks.{i}.mlp.2") for i in plain]
 
     @property
     def takes_prefix(self) -> bool:

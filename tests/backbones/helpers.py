@@ -21,6 +21,20 @@ FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True),
 
 # Forms of an entry that are held to the contract beside its defaults: the name -> options and what they declare.
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "linear-transformer": [
+        (
+            {"conv": 3, "norm": "rms", "mlp": "swiglu"},
+            {
+                "params": "(input_size + 1)*dim + dim"
+                " + layers*(4*dim*(dim + 1) + (conv + 1)*dim + int(ratio*dim)*(3*dim + 2) + 3*dim)",
+                "gives": ["prompts"],
+            },
+        ),
+        (
+            {"mlp": "none"},
+            {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
+        ),
+    ],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -84,22 +86,8 @@ class Transformer(Stack):
     see :class:`SelfAttention`. Two samples' states can be joined when they come from equally many steps.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
+        heads: attention heads in each block; dim is an even multiple of heads.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-    ) -> None:
-        mixers = [SelfAttention(dim, heads) for _ in range(layers)]
-        super().__init__(input_size, dim=dim, mixers=mixers, ratio=ratio, dropout=dropout)
+    def __init__(self, input_size: int, *, heads: int = 4, **block: Any) -> None:
+        super().__init__(input_size, lambda dim, number: SelfAttention(dim, heads), **block)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,24 +77,9 @@ class DeltaNet(Stack):
     transformer.
 
     Args:
-        dim: width of the residual stream; a multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
+        heads: attention heads in each block; dim is a multiple of heads.
         chunk: steps that are computed at once; the result is the same for all.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        chunk: int = 64,
-    ) -> None:
-        mixers = [DeltaRule(dim, heads, chunk) for _ in range(layers)]
-        super().__init__(input_size, dim=dim, mixers=mixers, ratio=ratio, dropout=dropout)
+    def __init__(self, input_size: int, *, heads: int = 4, chunk: int = 64, **block: Any) -> None:
+        super().__init__(input_size, lambda dim, number: DeltaRule(dim, heads, chunk), **block)
