@@ -14,7 +14,7 @@ from clplat.backbones.base import Backbone, State, state_tensors
 B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
-SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "window": 3, "rank": 4, "dropout": 0.0}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
