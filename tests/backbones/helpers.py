@@ -14,7 +14,9 @@ from clplat.backbones.base import Backbone, State, state_tensors
 B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
-SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "window": 3, "rank": 4, "dropout": 0.0}
+SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
+SMALL |= {"segment": 3, "slots": 2, "key_size": 4, "memory": 4, "retrieve": 2, "tokens": 2, "reads": 2, "iterations": 3}
+SMALL |= {"window": 3, "rank": 4, "period": 4}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
@@ -35,7 +37,9 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
         ),
     ],
+    "gtrxl": [({"stop_gradient": False}, {"stops_gradient": False})],
     "resnet18": [({"norm": "group"}, {"batch_norm": False})],
+    "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]})],
 }
 
 

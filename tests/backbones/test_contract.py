@@ -121,6 +121,8 @@ def test_gradients_equal(entry: registry.Entry, kind: str) -> None:
 
 @entries
 def test_gradients_are_those_of_the_function(entry: registry.Entry) -> None:
+    if entry.info.get("stops_gradient"):
+        pytest.skip("declared to stop gradients on their way")
     network = build(entry)
     _, state = network(inputs(2, 2, D, seed=3))
     arguments = {"reset_BT": torch.tensor([[0, 0, 0], [0, 1, 0]]).bool(), "mask_BT": torch.ones(2, 3).bool()}

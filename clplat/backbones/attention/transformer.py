@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from clplat.backbones.attention.local import WindowAttention
 from clplat.backbones.base import Prefix, State, in_reference_form, require
 from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
 from clplat.backbones.ops.attention import attention, attention_loop, positions, rotate, visibility
@@ -18,16 +19,24 @@ class SelfAttention(Mixer):
     State, after P steps: ``key`` and ``value`` (B, heads, P, D / heads), keys already turned; ``live`` (B, P), False
     for padding and for what lies before a sample's latest reset; ``position`` (B,), the next one to give out.
 
+    Attributes:
+        rotary: whether queries and keys know their positions.
+
     Args:
         dim: D.
-        heads: number of heads; D / heads must be an even whole number.
+        heads: number of heads; D / heads must be an even whole number, or a whole number where nothing is turned.
     """
 
     takes_prefix = True
+    rotary: ClassVar[bool] = True
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        require(heads >= 1 and dim % (2 * heads) == 0, f"dim {dim} must be an even multiple of heads {heads}")
+        even = 2 if self.rotary else 1
+        require(
+            heads >= 1 and dim % (even * heads) == 0,
+            f"dim {dim} must be {'an even' if self.rotary else 'a'} multiple of heads {heads}",
+        )
         self.dim, self.heads = dim, heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
@@ -36,11 +45,10 @@ class SelfAttention(Mixer):
         self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, -1))
-        form = attention_loop if in_reference_form() else attention
         B, T, _ = x_BTD.shape
         if state is None and reset_BT is None and mask_BT is None:  # the same positions and sight for all samples
             position_BT = torch.arange(T, device=x_BTD.device)[None]
-            q, k = rotate(q, position_BT), rotate(k, position_BT)
+            q, k = self.turn(q, position_BT), self.turn(k, position_BT)
             visible_BTS, live_BS = None, x_BTD.new_ones((B, T), dtype=torch.bool)
             next_B = position_BT.new_full((B,), T)
         else:
@@ -49,11 +57,20 @@ class SelfAttention(Mixer):
             mask_BT = x_BTD.new_ones((B, T), dtype=torch.bool) if mask_BT is None else mask_BT
             position_BT, next_B = positions(state["position"], reset_BT, mask_BT)
             visible_BTS, live_BS = visibility(state["live"], reset_BT, mask_BT)
-            q, k = rotate(q, position_BT), rotate(k, position_BT)
+            q, k = self.turn(q, position_BT), self.turn(k, position_BT)
             k = torch.cat([state["key"].to(k.dtype), k], 2)
             v = torch.cat([state["value"].to(v.dtype), v], 2)
-        y_BTD = self.out(join_heads(form(q, k, v, visible_BTS)))
+        y_BTD = self.out(join_heads(self.attend(q, k, v, visible_BTS)))
         return y_BTD, {"key": k, "value": v, "live": live_BS, "position": next_B}
+
+    def turn(self, x_BHTK: Tensor, position_BT: Tensor) -> Tensor:
+        """Queries or keys with their positions."""
+        return rotate(x_BHTK, position_BT) if self.rotary else x_BHTK
+
+    def attend(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, visible_BTS: Tensor | None) -> Tensor:
+        """What each query finds, (B, H, T, K)."""
+        form = attention_loop if in_reference_form() else attention
+        return form(q_BHTK, k_BHSK, v_BHSK, visible_BTS)
 
     def prefixed(self, prefix: Prefix) -> State:
         """As if keys and values had been carried here: all are seen, and they take no position from the steps."""
@@ -83,11 +100,16 @@ class Transformer(Stack):
     """Causal transformer (Vaswani et al. 2017, arXiv 1706.03762), pre-norm, rotary positions, GELU, no token embedding.
 
     (B, T, input_size) -> (B, T, dim). The state holds the keys and values of every step so far, so it grows with T;
-    see :class:`SelfAttention`. Two samples' states can be joined when they come from equally many steps.
+    see :class:`SelfAttention`. Two samples' states can be joined when they come from equally many steps. With a window
+    the state is of fixed size and the cost linear in T; see :class:`~clplat.backbones.attention.local.WindowAttention`.
 
     Args:
         heads: attention heads in each block; dim is an even multiple of heads.
+        window: steps that a step sees in each block, itself included; 0 for all.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, **block: Any) -> None:
-        super().__init__(input_size, lambda dim, number: SelfAttention(dim, heads), **block)
+    def __init__(self, input_size: int, *, heads: int = 4, window: int = 0, **block: Any) -> None:
+        def make_mixer(dim: int, number: int) -> Mixer:
+            return WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads)
+
+        super().__init__(input_size, make_mixer, **block)

@@ -1,0 +1,135 @@
+"""Hierarchical attention over chunks of the past: first which chunks, then what in them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clplat.backbones.attention.segments import Attention, Layer, SegmentRecurrent, causal
+from clplat.backbones.base import State, in_reference_form, require
+from clplat.backbones.block import join_heads, split_heads
+from clplat.backbones.dropout import Dropout
+from clplat.backbones.ops.relative_attention import sinusoids
+from clplat.backbones.ops.retrieval import best, retrieve, retrieve_loop
+
+
+class ChunkMemory(nn.Module):
+    """Attention to N stored chunks of C steps m, (B, T, D) -> (B, T, D)::
+
+        r_n = W_q x . W_k mean_c(m_nc) / sqrt(D)        w = softmax of the n largest r
+        y = sum_n w_n attention(x, [m_nc + position of m_nc])
+
+    with positions as sinusoids of the steps back from the end of the latest chunk. Nothing of the gradient passes into
+    the stored steps.
+
+    Args:
+        dim: D.
+        heads: heads of the attention within chunks.
+        take: chunks that each query takes.
+    """
+
+    def __init__(self, dim: int, heads: int, take: int) -> None:
+        super().__init__()
+        self.take = take
+        self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.attention = Attention(dim, heads)
+
+    def forward(self, x_BTD: Tensor, chunks_BNCD: Tensor, live_BN: Tensor) -> Tensor:
+        N, C, D = chunks_BNCD.shape[1:]
+        chunks_BNCD = chunks_BNCD.detach()
+        scores = (self.query(x_BTD) @ self.key(chunks_BNCD.mean(2)).mT)[:, None] / D**0.5
+        taken = best(scores, live_BN, self.take)
+        lowest = torch.finfo(scores.dtype).min  # not -inf: there may be no chunk at all
+        weights_B1TN = scores.masked_fill(~taken, lowest).softmax(-1) * taken
+
+        back_SD = sinusoids(N * C, D, x_BTD.device, chunks_BNCD.dtype).flip(0)
+        heads = self.attention.heads
+        q = split_heads(self.attention.query(x_BTD), heads)
+        k, v = (
+            split_heads(part, heads).unflatten(2, (N, C))
+            for part in self.attention.key_value(chunks_BNCD.flatten(1, 2) + back_SD).chunk(2, -1)
+        )
+        form = retrieve_loop if in_reference_form() else retrieve
+        y_BTD: Tensor = self.attention.out(join_heads(form(q, k, v, weights_B1TN.to(q.dtype))))
+        return y_BTD
+
+
+class HierarchicalLayer(nn.Module):
+    """A block with attention to stored chunks between its halves: ``x = x + dropout(memory(norm(x), chunks))``.
+
+    Args:
+        dim, heads, ratio, dropout: of the block.
+        take: chunks that each query takes.
+    """
+
+    def __init__(self, dim: int, heads: int, *, ratio: float, dropout: float, take: int) -> None:
+        super().__init__()
+        self.block = Layer(dim, heads, ratio=ratio, dropout=dropout)
+        self.memory_norm, self.memory = nn.LayerNorm(dim), ChunkMemory(dim, heads, take)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x_BCD: Tensor, visible_BCC: Tensor, chunks_BNCD: Tensor, live_BN: Tensor) -> Tensor:
+        x_BCD = self.block.mix(x_BCD, visible_BCC)
+        x_BCD = x_BCD + self.dropout(self.memory(self.memory_norm(x_BCD), chunks_BNCD, live_BN))
+        return self.block.think(x_BCD)
+
+
+class HCAM(SegmentRecurrent):
+    """Hierarchical chunk attention memory (Lampinen et al. 2021, arXiv 2105.14039).
+
+    (B, T, input_size) -> (B, T, dim). Each block attends to the chunk that is under way, causally, and to the last N
+    chunks of its own inputs; see :class:`ChunkMemory`. The memory is ``{"chunks": (B, layers, N, C, dim), "live":
+    (B, N)}``, the latest last; see :class:`SegmentRecurrent` for the state.
+
+    As the authors' code: summaries are means, queries and keys of chunks have no bias, the softmax is over the chunks
+    that are taken, gradients stop at what is stored. Assumed: sizes; the attention within chunks has as many heads as
+    the block's own.
+
+    Args:
+        dim: width of the residual stream; an even multiple of heads.
+        heads: attention heads.
+        layers: number of blocks.
+        ratio: width of the blocks' MLPs in units of dim.
+        dropout: probability that a value of a residual branch is dropped in training.
+        segment: steps in a chunk, C.
+        slots: chunks that are kept, N.
+        retrieve: chunks that each query takes.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        dim: int = 64,
+        heads: int = 4,
+        layers: int = 2,
+        ratio: float = 2.0,
+        dropout: float = 0.0,
+        segment: int = 16,
+        slots: int = 16,
+        retrieve: int = 4,
+    ) -> None:
+        super().__init__(input_size, dim=dim, segment=segment)
+        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        require(slots >= 1 and retrieve >= 1, f"slots {slots} and retrieve {retrieve} must be at least 1")
+        self.slots = slots
+        self.layers = nn.ModuleList(
+            HierarchicalLayer(dim, heads, ratio=ratio, dropout=dropout, take=retrieve) for _ in range(layers)
+        )
+
+    def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
+        visible_BLL, left = causal(live_BL), []
+        for i, layer in enumerate(self.layers):
+            chunks_BNCD = memory["chunks"][:, i]
+            left.append(torch.cat([chunks_BNCD[:, 1:], h_BLD[:, None]], 1))
+            h_BLD = layer(h_BLD, visible_BLL, chunks_BNCD.to(h_BLD.dtype), memory["live"])
+        live_BN = torch.cat([memory["live"][:, 1:], live_BL[:, -1:]], 1)
+        return h_BLD, {"chunks": torch.stack(left, 1), "live": live_BN}
+
+    def memory(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
+        shape = (batch, len(self.layers), self.slots, self.segment, self.output_size)
+        live = torch.zeros((batch, self.slots), device=device, dtype=torch.bool)
+        return {"chunks": torch.zeros(shape, device=device, dtype=dtype), "live": live}
+
+    def memory_size(self) -> int:
+        return self.slots * (len(self.layers) * self.segment * self.output_size + 1)

@@ -1,0 +1,66 @@
+"""Sliding-window attention, with a state of fixed size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clplat.backbones.base import State, in_reference_form, require
+from clplat.backbones.block import Mixer, join_heads, split_heads
+from clplat.backbones.ops.attention import latest, positions, rotate, window_attention, window_attention_loop
+
+
+class WindowAttention(Mixer):
+    """Causal multi-head attention of each step to itself and the ``window - 1`` steps before it (Child et al. 2019,
+    arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150), with rotary positions: (B, T, D) -> (B, T, D).
+
+    State: ``key`` and ``value`` (B, heads, window - 1, D / heads) of the last steps, keys already turned, zeros in
+    front where a sequence has had fewer; ``live`` (B, window - 1), which they are; ``position`` (B,), the next one to
+    give out.
+
+    Args:
+        dim: D.
+        heads: number of heads; D / heads must be an even whole number.
+        window: steps in sight, itself included; padding does not count.
+    """
+
+    def __init__(self, dim: int, heads: int, window: int) -> None:
+        super().__init__()
+        require(heads >= 1 and dim % (2 * heads) == 0, f"dim {dim} must be an even multiple of heads {heads}")
+        require(window >= 1, f"window must be at least 1, not {window}")
+        self.dim, self.heads, self.window = dim, heads, window
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, -1))
+        state = self.init_state(len(x_BTD), device=k.device, dtype=k.dtype) if state is None else state
+        reset_BT = x_BTD.new_zeros(x_BTD.shape[:2], dtype=torch.bool) if reset_BT is None else reset_BT
+        step_BT = torch.ones_like(reset_BT) if mask_BT is None else mask_BT
+        position_BT, next_B = positions(state["position"], reset_BT, step_BT)
+        q, k = rotate(q, position_BT), rotate(k, position_BT)
+        k, v = torch.cat([state["key"].to(k.dtype), k], 2), torch.cat([state["value"].to(v.dtype), v], 2)
+        form = window_attention_loop if in_reference_form() else window_attention
+        y_BTD = self.out(join_heads(form(q, k, v, state["live"], reset_BT, mask_BT, self.window)))
+
+        over_BT = reset_BT.long().cumsum(1)  # sequences that have begun
+        live_BS = torch.cat([state["live"] & (over_BT[:, -1:] == 0), step_BT & (over_BT == over_BT[:, -1:])], 1)
+        index_BN, live_BN = latest(live_BS, self.window - 1)
+        k, v = (
+            x.take_along_dim(index_BN[:, None, :, None], 2).masked_fill(~live_BN[:, None, :, None], 0) for x in (k, v)
+        )
+        return y_BTD, {"key": k, "value": v, "live": live_BN, "position": next_B}
+
+    def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
+        key = torch.zeros((batch, self.heads, self.window - 1, self.dim // self.heads), device=device, dtype=dtype)
+        return {
+            "key": key,
+            "value": key.clone(),
+            "live": torch.zeros((batch, self.window - 1), device=device, dtype=torch.bool),
+            "position": torch.zeros(batch, device=device, dtype=torch.long),
+        }
+
+    def state_size(self, T: int) -> int:
+        return (self.window - 1) * (2 * self.dim + 1) + 1
