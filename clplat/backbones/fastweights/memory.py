@@ -92,7 +92,10 @@ class FastMemory(Mixer):
         self.features = Monomials(self.size, degree) if degree else None
         first = self.features.size if self.features else self.size
         widths = [first, *[expansion * self.size] * (depth - 1), self.size]
-        self.weights = nn.ParameterList(torch.randn(heads, i, o) / i**0.5 for i, o in pairwise(widths))
+        spread = [1.0 if retention == "kl" else i**-0.5 for i in widths]  # logits, or weights
+        self.weights = nn.ParameterList(
+            std * torch.randn(heads, i, o) for std, (i, o) in zip(spread, pairwise(widths), strict=False)
+        )
         self.scale = nn.Parameter(torch.ones(heads, 1, self.size)) if residual else None
         self.shift = nn.Parameter(torch.zeros(heads, 1, self.size)) if residual else None
 

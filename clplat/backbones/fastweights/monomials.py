@@ -8,6 +8,8 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor, nn
 
+from clplat.backbones.base import require
+
 
 class Monomials(nn.Module):
     """All products of at most p of K numbers, weighted so that ``phi(q) . phi(k) = sum_{i=0}^p c_i^2 (q . k)^i``.
@@ -25,6 +27,7 @@ class Monomials(nn.Module):
 
     def __init__(self, size: int, degree: int) -> None:
         super().__init__()
+        require(1 <= degree <= 4, f"degree {degree} must be from 1 to 4: there are too many products of more")
         self.chosen = [list(combinations_with_replacement(range(size), i)) for i in range(1, degree + 1)]
         self.weight = nn.Parameter(torch.tensor([1 / math.factorial(i) ** 0.5 for i in range(degree + 1)]))
         self.size = 1 + sum(map(len, self.chosen))

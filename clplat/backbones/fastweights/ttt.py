@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from clplat.backbones.base import require
 from clplat.backbones.block import Stack
 from clplat.backbones.fastweights.memory import FastMemory
 
@@ -27,7 +26,7 @@ class TTT(Stack):
     step of a mini-batch, its biases in f and its rotary positions are left out, and ``rate`` is smaller instead.
 
     Args:
-        memory: linear or mlp.
+        depth: layers of f_res: 1 for TTT-Linear, 2 for TTT-MLP.
         heads: models in each block.
         chunk: steps in a mini-batch.
         conv: width of the convolutions behind the projections; 0 for none.
@@ -38,15 +37,13 @@ class TTT(Stack):
         self,
         input_size: int,
         *,
-        memory: Literal["linear", "mlp"] = "linear",
+        depth: int = 1,
         heads: int = 4,
         chunk: int = 16,
         conv: int = 4,
         rate: float = 0.1,
         **block: Any,
     ) -> None:
-        require(memory in ("linear", "mlp"), f"memory must be linear or mlp, not {memory}")
-        depth = 2 if memory == "mlp" else 1
 
         def mixer(dim: int, number: int) -> FastMemory:
             return FastMemory(dim, heads, chunk, conv=conv, depth=depth, rate=rate, retention="none")

@@ -65,9 +65,9 @@ def length_power(q: float) -> Link:
 
 
 def simplex(A: Tensor) -> Tensor:
-    """``softmax`` over the inputs of each output: weights that are not negative and sum to 1 (Memora). Since adding a
-    number to all logits changes nothing, ``softmax(a log W - eta g)`` needs no logarithm: the logits are A."""
-    return A.softmax(-2)
+    """``I softmax`` over the I inputs of each output: weights that are not negative, with mean 1 (Memora). Since adding
+    a number to all logits changes nothing, ``softmax(a log W - eta g)`` needs no logarithm: the logits are A."""
+    return A.shape[-2] * A.softmax(-2)
 
 
 def sparse(threshold: float) -> Link:
