@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from clplat.backbones.base import State, map_state, reference_form, state_tensors
+from clplat.backbones.fastweights.monomials import Monomials
+from clplat.backbones.fastweights.titans import LongTermMemory
 from clplat.backbones.ops import miras
 from clplat.backbones.ops.by_chunk import by_chunk
 from clplat.backbones.ops.delta_rule import delta_rule_loop
@@ -219,6 +222,103 @@ def test_a_memory_recalls_what_it_has_read() -> None:
         _, after = by_chunk(advance, Rule().close, packed.transpose(1, 2), first, first, 1)
         cosine = torch.nn.functional.cosine_similarity(read(after["memory"], k), v, dim=-1).mean().item()
         assert least <= cosine <= most
+
+
+def test_forgetting_takes_away_along_the_key() -> None:
+    """``W = W (alpha I - eta k k') - eta grad``, as in self-modifying Titans."""
+    steps, A = steps_of(Rule(forgets=True), momentum=False, T=1), memory(1)[0]
+    _, after = run(Rule(forgets=True), steps, [A], chunk=1)
+    k, eta, alpha = steps.k.mT, steps.weight, steps.keep.exp()
+    expected = alpha * A - eta * k @ (k.mT @ A) - eta * k @ (k.mT @ A - steps.v)
+    assert (after["memory"][0] - expected).abs().max() < 1e-12
+
+
+def test_omega_sums_the_window() -> None:
+    """Chunks of one step: the gradients of the last c steps at the weights before the step (Atlas, the Omega rule)."""
+    rule = Rule(window=3)
+    steps, A = steps_of(rule, momentum=False), memory(1)[0]
+    for t in range(T):
+        change = torch.zeros_like(A)
+        for i in range(max(0, t - 2), t + 1):
+            k, v, gamma = (x[:, :, i : i + 1] for x in (steps.k, steps.v, steps.weight))
+            change = change + k.mT @ (gamma * (k @ A - v))
+        A = steps.keep[:, :, t, :, None].exp() * A - steps.rate[:, :, t, :, None] * change
+    _, after = run(rule, steps, memory(1), chunk=1)
+    assert (after["memory"][0] - A).abs().max() < 1e-12
+
+
+def test_memora_stays_on_the_simplex() -> None:
+    rule = Rule(link=miras.simplex, norm=norm_of(True))
+    _, after = run(rule, steps_of(rule, momentum=False, T=500), memory(2), chunk=1)
+    for W in after["frozen"]:
+        assert (W >= 0).all()
+        assert torch.allclose(W.sum(-2), torch.tensor(float(W.shape[-2]), dtype=W.dtype))
+    # and it is softmax(a log W - eta gradient)
+    steps, A = steps_of(rule, momentum=False, T=1), memory(1)[0]
+    W = miras.simplex(A)
+    _, after = run(Rule(link=miras.simplex), steps, [A], chunk=1)
+    g = steps.k.mT @ (steps.weight * (steps.k @ W - steps.v))
+    expected = K * (steps.keep.exp() * (W / K).log() - g).softmax(-2)
+    assert (after["frozen"][0] - expected).abs().max() < 1e-12
+
+
+def test_moneta_divides_by_a_power_of_its_length() -> None:
+    A = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
+    assert torch.allclose(miras.length_power(4)(A), A / 18**0.5, rtol=1e-5)
+    assert torch.allclose(miras.length_power(2)(A), A)
+
+
+def test_muon_makes_singular_values_alike() -> None:
+    values = torch.linalg.svdvals(miras.orthogonal(randn(20, 6, 4)))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_yaad_shrugs_off_outliers() -> None:
+    """A tenth of the values are a hundred times too large; what is recalled for the others is compared."""
+    k = torch.nn.functional.normalize(randn(8, 1, 200, 16), dim=-1)
+    true = randn(8, 1, 16, 16, seed=1)
+    v, outlier = k @ true, torch.rand(8, 1, 200, generator=torch.Generator().manual_seed(5)) < 0.1
+    seen = torch.where(outlier[..., None], 100 * randn(*v.shape, seed=2), v)
+    errors = {}
+    for name, rule in {"l2": Rule(), "huber": Rule(bias=miras.huber)}.items():
+        weight, limit = torch.full_like(k[..., :1], 0.5), torch.ones_like(k[..., :1])
+        packed, widths = Steps(k, k, seen, weight, limit=limit).pack()
+        first = {**rule.begin([torch.zeros_like(true)]), "position": torch.zeros(8, dtype=torch.long)}
+
+        def advance(
+            x: Tensor, live: Tensor, slot: Tensor, state: State, rule: Rule = rule, widths: list[int] = widths
+        ) -> tuple[Tensor, State]:
+            return learn(rule, x.transpose(1, 2), widths, live, state)
+
+        _, after = by_chunk(advance, rule.close, packed.transpose(1, 2), first, first, 1)
+        errors[name] = (read(after["memory"], k) - v)[~outlier].square().mean().item()
+    assert errors["huber"] < 0.1 * errors["l2"]
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_monomials_are_powers_of_the_product(degree: int) -> None:
+    features = Monomials(K, degree).double()
+    q, k = randn(5, K), randn(5, K, seed=1)
+    expected = sum((q * k).sum(-1) ** i / math.factorial(i) for i in range(degree + 1))
+    found = features(q), features(k)
+    assert found[0].shape[-1] == features.size == math.comb(K + degree, degree)
+    assert torch.allclose((found[0] * found[1]).sum(-1), expected, rtol=1e-6)
+
+
+def test_a_deep_memory_learns_to_recall_in_a_stack() -> None:
+    """The network alone is no memory: what a step reads depends on what came before through fast weights only."""
+    torch.manual_seed(0)
+    network = LongTermMemory(4, dim=8, heads=2, layers=1, chunk=2, conv=0).double()
+    x = randn(1, 6, 4)
+    changed = x.clone()
+    changed[:, 0] += 1
+    assert (network(x)[0] - network(changed)[0])[:, 1:].abs().min() > 0
+    gate = network.blocks[0].mixer.gate
+    with torch.no_grad():
+        gate.weight.zero_()
+        gate.bias[::3], gate.bias[1::3] = -1e4, 1e4  # no step and no decay
+    assert torch.equal(network(x)[0][:, 1:], network(changed)[0][:, 1:])
 
 
 @pytest.mark.parametrize("size", [-1e4, 1e4])

@@ -92,10 +92,7 @@ class FastMemory(Mixer):
         self.features = Monomials(self.size, degree) if degree else None
         first = self.features.size if self.features else self.size
         widths = [first, *[expansion * self.size] * (depth - 1), self.size]
-        spread = [1.0 if retention == "kl" else i**-0.5 for i in widths]  # logits, or weights
-        self.weights = nn.ParameterList(
-            std * torch.randn(heads, i, o) for std, (i, o) in zip(spread, pairwise(widths), strict=False)
-        )
+        self.weights = start_weights(heads, widths, logits=retention == "kl")
         self.scale = nn.Parameter(torch.ones(heads, 1, self.size)) if residual else None
         self.shift = nn.Parameter(torch.zeros(heads, 1, self.size)) if residual else None
 
@@ -207,3 +204,11 @@ class FastMemory(Mixer):
 def cast(state: State, dtype: torch.dtype) -> State:
     """The floating-point tensors of a state in another type."""
     return map_state(lambda s: s.to(dtype) if s.is_floating_point() else s, state)
+
+
+def start_weights(heads: int, widths: list[int], *, logits: bool = False) -> nn.ParameterList:
+    """The weights (heads, I, O) of each layer at a sequence's start, such that inputs of unit length give sums of about
+    that size: normal, with variance 1 in the first layer and 1 / I in the others; logits have variance 1."""
+    spread = [1.0 if logits or not number else i**-0.5 for number, i in enumerate(widths)]
+    shapes = zip(spread, pairwise(widths), strict=False)
+    return nn.ParameterList(std * torch.randn(heads, i, o) for std, (i, o) in shapes)
