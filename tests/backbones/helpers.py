@@ -36,6 +36,9 @@ SMALL = {
     "tokens": 2,
     "reads": 2,
     "iterations": 3,
+    "window": 3,
+    "rank": 4,
+    "period": 4,
 }
 
 # What padding and resets a test runs with: (random resets?, random padding?).

@@ -42,8 +42,7 @@ class WindowAttention(Mixer):
         position_BT, next_B = positions(state["position"], reset_BT, step_BT)
         q, k = rotate(q, position_BT), rotate(k, position_BT)
         k, v = torch.cat([state["key"].to(k.dtype), k], 2), torch.cat([state["value"].to(v.dtype), v], 2)
-        form = window_attention_loop if in_reference_form() else window_attention
-        y_BTD = self.out(join_heads(form(q, k, v, state["live"], reset_BT, mask_BT, self.window)))
+        y_BTD = self.out(join_heads(self.attend(q, k, v, state["live"], reset_BT, mask_BT)))
 
         over_BT = reset_BT.long().cumsum(1)  # sequences that have begun
         live_BS = torch.cat([state["live"] & (over_BT[:, -1:] == 0), step_BT & (over_BT == over_BT[:, -1:])], 1)
@@ -52,6 +51,13 @@ class WindowAttention(Mixer):
             x.take_along_dim(index_BN[:, None, :, None], 2).masked_fill(~live_BN[:, None, :, None], 0) for x in (k, v)
         )
         return y_BTD, {"key": k, "value": v, "live": live_BN, "position": next_B}
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, live_BP: Tensor, reset_BT: Tensor, mask_BT: Tensor | None
+    ) -> Tensor:
+        """Attention of the T steps to the carried and the new keys, (B, heads, T, D / heads)."""
+        form = window_attention_loop if in_reference_form() else window_attention
+        return form(q, k, v, live_BP, reset_BT, mask_BT, self.window)
 
     def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
         key = torch.zeros((batch, self.heads, self.window - 1, self.dim // self.heads), device=device, dtype=dtype)
