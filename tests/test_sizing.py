@@ -67,3 +67,8 @@ def test_a_resolved_configuration_says_it_and_can_be_read_back(tmp_path) -> None
 def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config.compose(overrides, flags={"backbone": "gru"})
+
+
+@pytest.mark.parametrize("entry", registry.entries("backbone").values(), ids=lambda entry: entry.name)
+def test_no_backbone_has_an_option_of_its_own_by_these_names(entry: registry.Entry) -> None:
+    assert not {"size", "match_params"} & set(entry.options)

@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         output_size: D'.
     """
 
-    causal: ClassVar[bool] = True
+    causal: bool = True
     sequential: ClassVar[bool] = True
     takes_shape: ClassVar[bool] = False
     input_size: int

@@ -8,7 +8,7 @@ from typing import Any
 
 from clplat import registry
 from clplat.backbones.base import require
-from clplat.backbones.block import Mixer, Stack
+from clplat.backbones.block import Stack
 from clplat.errors import UsageError
 
 
@@ -22,7 +22,7 @@ class Hybrid(Stack):
 
     Args:
         pattern: names of backbones that are stacks of blocks, each with how often it comes in a row if more than once,
-            as in "delta-net x3"; their options besides dim, heads and layers are at their defaults.
+            as in "gated-delta-net x3"; their options besides dim, heads and layers are at their defaults.
         dim: width of the residual stream.
         heads: heads of each mixer that has heads.
         layers: number of blocks.
@@ -32,15 +32,16 @@ class Hybrid(Stack):
         self,
         input_size: int,
         *,
-        pattern: list[str] = ["delta-net x3", "transformer"],  # noqa: B006 - read only, and read from source
+        pattern: list[str] = ["gated-delta-net x3", "transformer"],  # noqa: B006 - read only, and read from source
         dim: int = 64,
         heads: int = 4,
         layers: int = 4,
         **block: Any,
     ) -> None:
         names = list(islice(cycle(expand(pattern)), layers))
-        mixers = [_mixer(name, dim, heads) for name in names]
-        super().__init__(input_size, lambda dim, number: mixers[number], dim=dim, layers=layers, **block)
+        stacks = [_stack(name, dim, heads) for name in names]
+        super().__init__(input_size, lambda dim, number: stacks[number].mixers[0], dim=dim, layers=layers, **block)
+        self.causal = all(stack.causal for stack in stacks)
 
 
 def expand(pattern: list[str]) -> list[str]:
@@ -59,12 +60,12 @@ def expand(pattern: list[str]) -> list[str]:
     return names
 
 
-def _mixer(name: str, dim: int, heads: int) -> Mixer:
-    """That of a stack of one block."""
+def _stack(name: str, dim: int, heads: int) -> Stack:
+    """One block of the backbone of that name."""
     entry = registry.find("backbone", name)
     kind = entry.load()
     if not (isinstance(kind, type) and issubclass(kind, Stack)) or issubclass(kind, Hybrid):
         raise UsageError(f"'{name}' in pattern has no mixer to take: a backbone of alike blocks is needed")
     options = {"dim": dim, "layers": 1, **({"heads": heads} if "heads" in entry.options else {})}
     stack: Stack = entry.build(dim, **options)
-    return stack.mixers[0]
+    return stack

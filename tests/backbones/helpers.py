@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ PARARNN_SIZE = (
 VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "delta-net": [({"conv": 3}, {})],
     "gated-delta-net": [({"negative": True, "expand": 2.0, "conv": 0}, {})],
-    "gateloop": [({"size": 2}, {})],
+    "gateloop": [({"key_size": 2}, {})],
     "mom": [
         (
             {"update": "delta", "shared": False, "conv": 0},
@@ -134,6 +135,16 @@ def all_entries() -> dict[str, registry.Entry]:
 
 
 ENTRIES = all_entries()
+CORE = ("delta-net", "gru", "lstm", "mlp", "resnet18", "titans-lmm", "transformer")  # tried wherever tests are run
+
+
+def each_entry() -> list[Any]:
+    """For ``parametrize``: all of them, of which most are tried only where slow tests are."""
+    return [
+        pytest.param(entry, id=label, marks=() if label in CORE else pytest.mark.slow)
+        for label, entry in ENTRIES.items()
+    ]
+
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 

@@ -26,13 +26,14 @@ from .helpers import (
     at,
     batch_norms,
     build,
+    each_entry,
     flags,
     floats,
     inputs,
     options,
 )
 
-entries = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES.keys())
+entries = pytest.mark.parametrize("entry", each_entry())
 kinds = pytest.mark.parametrize("kind", FLAGS)
 
 

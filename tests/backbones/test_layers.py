@@ -11,10 +11,10 @@ from clplat.backbones.block import split_heads
 from clplat.backbones.ops.attention import rotate
 from clplat.errors import UsageError
 
-from .helpers import ENTRIES, B, D, assert_close, build, inputs
+from .helpers import B, D, assert_close, build, each_entry, inputs
 
 
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES.keys())
+@pytest.mark.parametrize("entry", each_entry())
 def test_the_layers_come_to_the_whole(entry: registry.Entry) -> None:
     network = build(entry).eval()
     x = inputs() if network.sequential else inputs(B, 1, D)  # a network that takes images is given one for each sample

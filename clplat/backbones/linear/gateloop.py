@@ -66,13 +66,13 @@ class GateLoop(Stack):
     slower learning rate for the transition.
 
     Args:
-        size: width of a head's keys and of its values; the state holds dim * size complex numbers.
+        key_size: width of a head's keys and of its values; the state holds dim * key_size complex numbers.
         chunk: steps that are computed at once; the result is the same for all.
     """
 
-    def __init__(self, input_size: int, *, size: int = 1, chunk: int = 64, **block: Any) -> None:
+    def __init__(self, input_size: int, *, key_size: int = 1, chunk: int = 64, **block: Any) -> None:
         def mixer(dim: int, number: int) -> Memory:
-            require(size >= 1 and dim % size == 0, f"dim {dim} must be a multiple of size {size}")
-            return Memory(dim, ComplexDecay(dim // size, size, size, chunk), whole=True)
+            require(key_size >= 1 and dim % key_size == 0, f"dim {dim} must be a multiple of key_size {key_size}")
+            return Memory(dim, ComplexDecay(dim // key_size, key_size, key_size, chunk), whole=True)
 
         super().__init__(input_size, mixer, **block)
