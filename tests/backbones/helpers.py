@@ -15,7 +15,7 @@ B, T, D = 3, 9, 5
 
 # Options by which any entry is made small. One that an entry does not have is left out.
 SMALL = {"hidden": 8, "width": 4, "dim": 8, "heads": 2, "layers": 2, "chunk": 4, "dropout": 0.0}
-SMALL |= {"segment": 3, "slots": 2, "key_size": 4, "memory": 4, "retrieve": 2, "tokens": 2, "reads": 2, "iterations": 3}
+SMALL |= {"segment": 3, "slots": 2, "key_size": 4, "memory": 4, "retrieve": 1, "tokens": 2, "reads": 2, "iterations": 3}
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
