@@ -33,7 +33,7 @@ SMALL = {
     "state": 4,
     "slots": 2,
     "key_size": 4,
-    "retrieve": 2,
+    "retrieve": 1,
     "tokens": 2,
     "reads": 2,
     "iterations": 3,

@@ -175,6 +175,7 @@ def test_gtrxl_with_enough_memory_does_not_see_its_segments() -> None:
     assert_close(short(x)[0], without_memory(short, x), 1e-12)
 
 
+@torch.no_grad()
 def test_gtrxl_begins_near_the_identity() -> None:
     x, moved = inputs(2, T, D), {}
     for bias in (0.0, 2.0, 20.0):
