@@ -149,7 +149,8 @@ class Continuum(Mixer):
         y_BTD, after = self.mixers[0](x_BTD, before[0], **flags)
         states = [after]
         for mixer, norm, part in zip(self.mixers[1:], self.norms, before[1:], strict=True):
-            more_BTD, after = mixer(blank(norm(y_BTD), mask_BT), part, **flags)
+            read_BTD = blank(norm(y_BTD.to(norm.weight.dtype)), mask_BT)
+            more_BTD, after = mixer(read_BTD, part, **flags)
             y_BTD = y_BTD + more_BTD
             states.append(after)
         return y_BTD, states

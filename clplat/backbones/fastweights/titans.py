@@ -115,6 +115,7 @@ class Gated(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
+        y, m = y.to(self.first.weight.dtype), m.to(self.first.weight.dtype)
         joined: Tensor = self.out(self.first(y) * self.second(m).sigmoid())
         return joined
 

@@ -78,6 +78,8 @@ def sparse(threshold: float) -> Link:
 def orthogonal(S: Tensor) -> Tensor:
     """The matrix with about the same singular vectors and singular values near 1, by five Newton-Schulz steps with the
     coefficients of Muon (Jordan et al. 2024)."""
+    if S.shape[-2] > S.shape[-1]:
+        return orthogonal(S.mT).mT  # the products below are of the smaller side
     X = S * (S.square().sum((-2, -1), keepdim=True) + SMOOTH).rsqrt()
     for _ in range(5):
         G = X @ X.mT
