@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join, keep, segments
+from clplat.backbones.ops.chunks import cut, join, keep, segments, states
 from clplat.backbones.ops.delta_rule import delta_rule_chunk, delta_rule_loop, unit
 
 from .helpers import TOLERANCE, assert_close, inputs
@@ -97,10 +97,15 @@ def test_segments_by_hand() -> None:
     assert found.through is not None
     assert not found.through.any()
     S = inputs(1, 2, 3)
-    assert (found.carried(S, 0) == 0).all()
+    assert not found.kept().any()
+    assert (found.kept(torch.full((1, 2, 3, 1, 1), 0.5)) == 0).all()
     plain = segments(None, 7, 3, reset_BT.device)
     assert plain.seen.int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    assert plain.carried(S, 1) is S
+    assert plain.kept() is None
+    added = torch.stack([S, 2 * S], 2)
+    before, last = states(S, added, torch.full((1, 1, 2, 1), 0.5))
+    assert_close(before, torch.stack([S, 1.5 * S], 2), 1e-12)
+    assert_close(last, 2.75 * S, 1e-12)
     assert keep(S, plain.entering) is S
 
 
@@ -109,5 +114,5 @@ def test_cut_and_join(T: int, C: int, N: int) -> None:
     x = inputs(2, 3, T, 4)
     chunks = cut(x, C)
     assert chunks.shape == (2, 3, N, C, 4)
-    assert torch.equal(join(list(chunks.unbind(2)), T), x)
+    assert torch.equal(join(chunks, T), x)
     assert chunks.flatten(2, 3)[:, :, T:].count_nonzero() == 0

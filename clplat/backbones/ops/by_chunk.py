@@ -60,11 +60,10 @@ def by_chunk(
     layout = rows(T, chunk, state["position"], reset_BT, mask_BT)
     x_BNCX, slots_1C = layout.lay(x_BTX), torch.arange(chunk, device=x_BTX.device)[None]
     outputs = []
-    for n in range(x_BNCX.shape[1]):
+    for x_BCX, live_BC, fresh_B in zip(*(part.unbind(1) for part in (x_BNCX, layout.live, layout.fresh)), strict=True):
         if reset_BT is not None:
-            state = select_rows(layout.fresh[:, n], first, state)
-        live_BC = layout.live[:, n]
-        y, part = advance(x_BNCX[:, n], live_BC, slots_1C, state)
+            state = select_rows(fresh_B, first, state)
+        y, part = advance(x_BCX, live_BC, slots_1C, state)
         state = moved(state, part, live_BC[:, -1], layout.position)
         outputs.append(y)
     if reset_BT is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join, keep, segments
+from clplat.backbones.ops.chunks import cut, join, keep, segments, states
 from clplat.backbones.ops.flow import before, spans
 
 
@@ -63,16 +63,10 @@ def channel_decay_chunk(
     q, k, v, g = (cut(x, C) for x in (q_BHTK, k_BHTK, v_BHTV, g_BHTK))  # k = 0 behind the end: no change
     pairs = segments(reset_BT, T, C, q.device)
 
-    inner = keep(decayed_scores(q, k, g, c), pairs.seen) @ v
     sums = keep(k * before(g).exp(), pairs.leaving).mT @ v
-    q = keep(q * g.cumsum(-2).exp(), pairs.entering)
-    total = g.sum(-2).exp()[..., None]
-
-    S, outputs = S_BHKV, []
-    for n in range(q.shape[2]):
-        outputs.append(q[:, :, n] @ S + inner[:, :, n])
-        S = pairs.carried(S * total[:, :, n], n) + sums[:, :, n]
-    return join(outputs, T), S
+    S_BHNKV, S_BHKV = states(S_BHKV, sums, pairs.kept(g.sum(-2).exp()[..., None]))
+    inner = keep(decayed_scores(q, k, g, c), pairs.seen) @ v
+    return join(inner + keep(q * g.cumsum(-2).exp(), pairs.entering) @ S_BHNKV, T), S_BHKV
 
 
 def part(C: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +27,15 @@ class Segments(NamedTuple):
     leaving: Tensor | None = None
     through: Tensor | None = None
 
-    def carried(self, S: Tensor, n: int) -> Tensor:
-        """What is left of the state S (B, H, ...) behind chunk n: all of it, or zeros where a sequence began."""
-        return S if self.through is None else S.masked_fill(~self.through[:, :, n], 0)
+    def kept(self, total: Tensor | None = None) -> Tensor | None:
+        """The factor with which the state before each chunk is left behind it, (B, H, N, ...); None: 1.
+
+        Args:
+            total: by what it decays over the chunk; none of it is left where a sequence began, whatever that is.
+        """
+        if self.through is None or total is None:
+            return total if self.through is None else self.through
+        return total.masked_fill(~self.through, 0)
 
 
 def segments(reset_BT: Tensor | None, T: int, C: int, device: torch.device) -> Segments:
@@ -47,9 +54,29 @@ def cut(x_BHTK: Tensor, C: int) -> Tensor:
     return F.pad(x_BHTK, (0, 0, 0, -x_BHTK.shape[2] % C)).unflatten(2, (-1, C))
 
 
-def join(chunks: list[Tensor], T: int) -> Tensor:
-    """N tensors (B, H, C, V), one for each chunk -> (B, H, T, V)."""
-    return torch.cat(chunks, 2)[:, :, :T]
+def join(y_BHNCV: Tensor, T: int) -> Tensor:
+    """(B, H, N, C, V) -> (B, H, T, V), without what lies behind the last step."""
+    return y_BHNCV.flatten(2, 3)[:, :, :T]
+
+
+def each(x: Tensor | None, N: int) -> Sequence[Any]:
+    """The N chunks of a tensor (B, H, N, ...) to loop over, not by index, whose backward fills the whole each time."""
+    return [None] * N if x is None else x.unbind(2)
+
+
+def states(S: Tensor, added: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, (B, H, N, ...), where ``kept * S + added`` is behind it; and the last one.
+
+    Args:
+        S: before the first chunk, (B, H, ...).
+        added: by each chunk, (B, H, N, ...).
+        kept: broadcast over ``added``; None: 1.
+    """
+    found = []
+    for more, factor in zip(added.unbind(2), each(kept, added.shape[2]), strict=True):
+        found.append(S)
+        S = (S if factor is None else S * factor) + more
+    return torch.stack(found, 2), S
 
 
 def keep(x: Tensor, where: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join
+from clplat.backbones.ops.chunks import cut, each, join
 from clplat.backbones.ops.flow import flow
 
 EPS = 1e-6  # as in the paper's own code
@@ -105,12 +105,13 @@ def delta_rule_chunk(
     A = seen.inside(b * (k @ k.mT))  # the diagonal of I + A is known to be 1 and is not read
     UW = torch.linalg.solve_triangular(A, b * torch.cat([v, seen.entering(k)], -1), upper=False, unitriangular=True)
     U, W = UW[..., :V], UW[..., V:]
-    scores = seen.inside(q @ k.mT)
-    q, k = seen.entering(q), seen.leaving(k)
+    parts = (each(x, q.shape[2]) for x in (U, W, seen.leaving(k), seen.kept()))
 
-    S, outputs = S_BHKV, []
-    for n in range(q.shape[2]):
-        D = U[:, :, n] - W[:, :, n] @ S
-        outputs.append(q[:, :, n] @ S + scores[:, :, n] @ D)
-        S = seen.carried(S, n) + k[:, :, n].mT @ D
-    return join(outputs, T), S
+    S, before, corrections = S_BHKV, [], []
+    for U_CV, W_CK, k_CK, kept in zip(*parts, strict=True):
+        D_CV = U_CV - W_CK @ S
+        before.append(S)
+        corrections.append(D_CV)
+        S = (S if kept is None else S * kept) + k_CK.mT @ D_CV
+    within = seen.inside(q @ k.mT) @ torch.stack(corrections, 2)
+    return join(within + seen.entering(q) @ torch.stack(before, 2), T), S

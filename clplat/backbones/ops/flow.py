@@ -53,9 +53,9 @@ class Flow(NamedTuple):
         """What is added to the state behind the chunk."""
         return keep(k_CK if self.within is None else k_CK * self.within[..., -1, :, None], self.pairs.leaving)
 
-    def carried(self, S: Tensor, n: int) -> Tensor:
-        """What is left of the state S (B, H, K, V) behind chunk n."""
-        return self.pairs.carried(S if self.total is None else S * self.total[:, :, n], n)
+    def kept(self) -> Tensor | None:
+        """The factor with which the state before each chunk is left behind it; None: 1."""
+        return self.pairs.kept(self.total)
 
 
 def flow(g_BHT: Tensor | None, reset_BT: Tensor | None, T: int, C: int, device: torch.device) -> Flow:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join, keep, segments
+from clplat.backbones.ops.chunks import cut, each, join, keep, segments
 from clplat.backbones.ops.flow import spans
 
 EPS = 1e-6  # as in the authors' code; |n . q| and exp(-m) may both underflow
@@ -106,14 +106,14 @@ def mlstm_chunk(
 
     C, n, m = memory
     S, m, outputs = torch.cat([C, n[..., None]], -1), m[..., None, None], []
-    for number in range(q.shape[2]):
-        seen_m = m if pairs.entering is None else m.masked_fill(~pairs.entering[:, :, number], 0)
-        start = entered[:, :, number] + seen_m
-        m_t = torch.maximum(start, most[:, :, number])
-        weights, carried = (D[:, :, number] - m_t).exp(), (start - m_t).exp()
-        y = (scores[:, :, number] * weights) @ v[:, :, number] + carried * (q[:, :, number] @ S)
+    parts = (each(x, q.shape[2]) for x in (q, k, v, scores, D, entered, most, pairs.entering, pairs.kept()))
+    for q_CK, k_CK, v_CV, scores_CC, D_CC, entered_C1, most_C1, enters_C1, kept in zip(*parts, strict=True):
+        start = entered_C1 + (m if enters_C1 is None else m.masked_fill(~enters_C1, 0))
+        m_t = torch.maximum(start, most_C1)
+        weights, carried = (D_CC - m_t).exp(), (start - m_t).exp()
+        y = (scores_CC * weights) @ v_CV + carried * (q_CK @ S)
         outputs.append(readout(y[..., :V], y[..., V], m_t[..., 0]))
         m = m_t[..., -1:, :]
-        S = carried[..., -1:, :] * pairs.carried(S, number)
-        S = S + (weights[..., -1, :, None] * k[:, :, number]).mT @ v[:, :, number]
-    return join(outputs, T), (S[..., :V], S[..., V], m[..., 0, 0])
+        S = carried[..., -1:, :] * (S if kept is None else S * kept)
+        S = S + (weights[..., -1, :, None] * k_CK).mT @ v_CV
+    return join(torch.stack(outputs, 2), T), (S[..., :V], S[..., V], m[..., 0, 0])

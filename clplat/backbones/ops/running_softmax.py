@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, segments
+from clplat.backbones.ops.chunks import cut, each, segments
 from clplat.backbones.ops.log_sums import LOW
 
 
@@ -102,10 +102,10 @@ def running_softmax_chunk(
     own = Average(m, weights.sum(-1), weights @ v)
 
     starts = []
-    for n in range(v.shape[2]):
+    lasts = zip(*(part[:, :, :, -1].unbind(2) for part in own), strict=True)
+    for last, through in zip(lasts, each(pairs.through, v.shape[2]), strict=True):
         starts.append(before)
-        last = Average(*(part[:, :, n, -1] for part in own))
-        before = both(before.where(None if pairs.through is None else pairs.through[:, :, n, 0, 0]), last)
+        before = both(before.where(None if through is None else through[..., 0, 0]), Average(*last))
     start = Average(*(torch.stack(parts, 2)[:, :, :, None] for parts in zip(*starts, strict=True)))
     if pairs.entering is not None:
         start = Average(*(part.expand(*part.shape[:3], C, *part.shape[4:]) for part in start))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.chunks import cut, join
+from clplat.backbones.ops.chunks import cut, join, states
 from clplat.backbones.ops.flow import flow
 
 
@@ -76,12 +76,5 @@ def scalar_decay_chunk(
     q, k, v = (cut(x, C) for x in (q_BHTK, k_BHTK, v_BHTV))  # k = 0 behind the end: no change
     seen = flow(g_BHT, reset_BT, T, C, q.device)
 
-    inner = seen.inside(q @ k.mT) @ v
-    sums = seen.leaving(k).mT @ v
-    q = seen.entering(q)
-
-    S, outputs = S_BHKV, []
-    for n in range(q.shape[2]):
-        outputs.append(q[:, :, n] @ S + inner[:, :, n])
-        S = seen.carried(S, n) + sums[:, :, n]
-    return join(outputs, T), S
+    before, S_BHKV = states(S_BHKV, seen.leaving(k).mT @ v, seen.kept())
+    return join(seen.inside(q @ k.mT) @ v + seen.entering(q) @ before, T), S_BHKV
