@@ -85,8 +85,8 @@ def test_every_entry_is_in_it_with_its_options(made):
     for group in config.GROUPS:
         for name, entry in registry.entries(group).items():
             properties = made["$defs"][f"{group}.{name}"]["properties"]
-            assert list(properties) == list(entry.options)
-            for option in entry.options.values():
+            assert list(properties) == list(entry.settable)
+            for option in entry.settable.values():
                 assert properties[option.name].get("description", "") == option.doc
                 assert ("default" in properties[option.name]) is not option.required
     assert made["$defs"]["trainer.cpu"]["properties"]["accelerator"]["default"] == "cpu"
