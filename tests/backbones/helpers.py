@@ -117,7 +117,7 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"cell": "slstm"}, {}),
     ],
     "gtrxl": [({"stop_gradient": False}, {"stops_gradient": False})],
-    "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]})],
+    "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]}), ({"keys_at_once": 2}, {})],
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clplat.backbones.attention.local import WindowAttention
 from clplat.backbones.base import Prefix, State, in_reference_form, require
 from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
-from clplat.backbones.ops.attention import attention, attention_loop, positions, rotate, visibility
+from clplat.backbones.ops.attention import attention, attention_chunks, attention_loop, positions, rotate, visibility
 
 
 class SelfAttention(Mixer):
@@ -25,19 +25,21 @@ class SelfAttention(Mixer):
     Args:
         dim: D.
         heads: number of heads; D / heads must be an even whole number, or a whole number where nothing is turned.
+        keys_at_once: keys whose scores exist at a time, see :func:`attention_chunks`; 0 leaves it to torch.
     """
 
     takes_prefix = True
     rotary: ClassVar[bool] = True
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, keys_at_once: int = 0) -> None:
         super().__init__()
+        require(keys_at_once >= 0, f"keys_at_once must be 0 or a number of keys, not {keys_at_once}")
         even = 2 if self.rotary else 1
         require(
             heads >= 1 and dim % (even * heads) == 0,
             f"dim {dim} must be {'an even' if self.rotary else 'a'} multiple of heads {heads}",
         )
-        self.dim, self.heads = dim, heads
+        self.dim, self.heads, self.keys_at_once = dim, heads, keys_at_once
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
@@ -69,8 +71,10 @@ class SelfAttention(Mixer):
 
     def attend(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, visible_BTS: Tensor | None) -> Tensor:
         """What each query finds, (B, H, T, K)."""
-        form = attention_loop if in_reference_form() else attention
-        return form(q_BHTK, k_BHSK, v_BHSK, visible_BTS)
+        given = (q_BHTK, k_BHSK, v_BHSK, visible_BTS)
+        if in_reference_form():
+            return attention_loop(*given)
+        return attention_chunks(*given, self.keys_at_once) if self.keys_at_once else attention(*given)
 
     def prefixed(self, prefix: Prefix) -> State:
         """As if keys and values had been carried here: all are seen, and they take no position from the steps."""
@@ -106,10 +110,13 @@ class Transformer(Stack):
     Args:
         heads: attention heads in each block; dim is an even multiple of heads.
         window: steps that a step sees in each block, itself included; 0 for all.
+        keys_at_once: keys whose scores exist at a time, for long sequences in little memory; 0 leaves it to torch.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, window: int = 0, **block: Any) -> None:
+    def __init__(
+        self, input_size: int, *, heads: int = 4, window: int = 0, keys_at_once: int = 0, **block: Any
+    ) -> None:
         def make_mixer(dim: int, number: int) -> Mixer:
-            return WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads)
+            return WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads, keys_at_once)
 
         super().__init__(input_size, make_mixer, **block)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
@@ -42,7 +43,8 @@ def attention_loop(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BTS: 
 def attention_chunks(
     q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BTS: Tensor | None = None, chunk: int = 64
 ) -> Tensor:
-    """Equal to :func:`attention`, over chunks of C keys, so that (T, C) scores exist at a time instead of (T, S).
+    """Equal to :func:`attention`, over chunks of C keys, so that (T, C) scores exist at a time instead of (T, S): in
+    the backward pass as well, which makes each chunk's anew.
 
     A running maximum m, sum z and weighted sum a of the values are put right whenever the maximum grows (Milakov and
     Gimelshein 2018, arXiv 1805.02867)::
@@ -58,12 +60,17 @@ def attention_chunks(
         visible_BTS = q_BHTK.new_ones((1, T, S), dtype=torch.bool).tril()
     m = q_BHTK.new_full((*q_BHTK.shape[:3], 1), torch.finfo(q_BHTK.dtype).min)
     z, a = torch.zeros_like(m), torch.zeros_like(q_BHTK[..., :1]) * v_BHSV[:, :, :1]
-    for start in range(0, S, chunk):
-        keys = slice(start, start + chunk)
-        scores = (q_BHTK @ k_BHSK[:, :, keys].mT).masked_fill(~visible_BTS[:, None, :, keys], -torch.inf)
+
+    def more(k: Tensor, v: Tensor, visible_BTC: Tensor, m: Tensor, z: Tensor, a: Tensor) -> tuple[Tensor, ...]:
+        scores = (q_BHTK @ k.mT).masked_fill(~visible_BTC[:, None], -torch.inf)
         top = torch.maximum(m, scores.detach().amax(-1, keepdim=True))  # it cancels out, and so does its gradient
         weights, fade = (scores - top).exp(), (m - top).exp()
-        z, a, m = fade * z + weights.sum(-1, keepdim=True), fade * a + weights @ v_BHSV[:, :, keys], top
+        return top, fade * z + weights.sum(-1, keepdim=True), fade * a + weights @ v
+
+    for k, v, visible in zip(
+        *(x.split(chunk, -2) for x in (k_BHSK, v_BHSV)), visible_BTS.split(chunk, -1), strict=True
+    ):
+        m, z, a = checkpoint(more, k, v, visible, m, z, a, use_reentrant=False)
     return a / z
 
 
