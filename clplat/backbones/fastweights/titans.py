@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,8 @@ class MemoryAsGate(Stack):
         rate: the largest step theta.
     """
 
+    beside: ClassVar[bool] = True  # the attention reads what the memory reads
+
     def __init__(
         self,
         input_size: int,
@@ -163,54 +165,17 @@ class MemoryAsGate(Stack):
             memory = FastMemory(
                 dim, heads, chunk, conv=conv, depth=depth, expansion=expansion, rate=rate, optimiser="momentum"
             )
-            return Together(dim, memory, PersistentWindow(dim, heads, window, persistent), beside=True)
+            return Together(dim, memory, PersistentWindow(dim, heads, window, persistent), beside=self.beside)
 
         super().__init__(input_size, mixer, **block)
 
 
-class MemoryAsLayer(Stack):
+class MemoryAsLayer(MemoryAsGate):
     """Titans, memory as a layer (Behrouz et al. 2025, arXiv 2501.00663, section 4.3; MAL).
 
-    (B, T, input_size) -> (B, T, dim). Attention to persistent keys and a window of steps is the short-term memory, and
-    the neural memory M of :class:`LongTermMemory`, in front of it, the long-term one::
+    (B, T, input_size) -> (B, T, dim). As :class:`MemoryAsGate`, but the neural memory M is in front of the attention::
 
         y = M(x)        o = window attention to [p ; y]
-
-    See :class:`~clplat.backbones.fastweights.memory.FastMemory` and
-    :class:`~clplat.backbones.attention.local.WindowAttention` for projections and states.
-
-    Assumed: what persistent memory makes of M at a sequence's start is part of M's learned initial weights; it is keys
-    and values of the attention only.
-
-    Args:
-        heads: memories, and heads of the attention, in each block.
-        window: steps that the attention sees.
-        persistent: persistent keys.
-        chunk: steps whose gradients are taken at the same weights.
-        conv: width of the convolutions behind the memory's projections; 0 for none.
-        depth: layers of the memory; 1 is a linear map.
-        expansion: width of the memory's hidden layers in units of its input.
-        rate: the largest step theta.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        heads: int = 4,
-        window: int = 32,
-        persistent: int = 4,
-        chunk: int = 16,
-        conv: int = 4,
-        depth: int = 2,
-        expansion: int = 4,
-        rate: float = 0.1,
-        **block: Any,
-    ) -> None:
-        def mixer(dim: int, number: int) -> Together:
-            memory = FastMemory(
-                dim, heads, chunk, conv=conv, depth=depth, expansion=expansion, rate=rate, optimiser="momentum"
-            )
-            return Together(dim, memory, PersistentWindow(dim, heads, window, persistent), beside=False)
-
-        super().__init__(input_size, mixer, **block)
+    beside = False
