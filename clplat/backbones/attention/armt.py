@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,12 +62,6 @@ class ARMT(SegmentRecurrent):
     starts at zero, one memory head. Assumed: pre-norm blocks with rotary positions.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
-        segment: steps in a segment.
         slots: memory tokens behind each segment, m.
         key_size: width of keys before DPFP.
     """
@@ -73,24 +70,14 @@ class ARMT(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         slots: int = 4,
         key_size: int = 16,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, partial(AssociativeLayer, key_size=key_size, slots=slots), **network)
         require(slots >= 1 and key_size >= 1, f"slots {slots} and key_size {key_size} must be at least 1")
         self.slots, self.features = slots, 2 * NU * key_size
-        self.tokens = nn.Parameter(torch.randn(slots, dim))
-        self.layers = nn.ModuleList(
-            AssociativeLayer(dim, heads, ratio=ratio, dropout=dropout, key_size=key_size, slots=slots)
-            for _ in range(layers)
-        )
+        self.tokens = nn.Parameter(torch.randn(slots, self.output_size))
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         B, L, _ = h_BLD.shape

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -93,12 +96,6 @@ class GTrXL(SegmentRecurrent):
     Assumed: an MLP of one hidden layer with ReLU, whose width the paper does not say; a final norm.
 
     Args:
-        dim: width of the residual stream; a multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a branch is dropped in training.
-        segment: steps in a segment.
         memory: steps before the segment that are seen, M.
         gate_bias: b of the gates at first; with 2 the network begins near the identity.
         stop_gradient: whether gradients stop at the memory, as in the paper.
@@ -108,23 +105,14 @@ class GTrXL(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         memory: int = 32,
         gate_bias: float = 2.0,
         stop_gradient: bool = True,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, partial(GatedLayer, bias=gate_bias), **network)
         require(memory >= 0, f"memory must not be negative, as {memory}")
         self.reach, self.stop_gradient = memory, stop_gradient
-        self.layers = nn.ModuleList(
-            GatedLayer(dim, heads, ratio=ratio, dropout=dropout, bias=gate_bias) for _ in range(layers)
-        )
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         inputs, live_BM = memory["inputs"], memory["live"]

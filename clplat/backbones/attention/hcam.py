@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -86,12 +89,6 @@ class HCAM(SegmentRecurrent):
     the block's own.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
-        segment: steps in a chunk, C.
         slots: chunks that are kept, N.
         retrieve: chunks that each query takes.
     """
@@ -100,22 +97,13 @@ class HCAM(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         slots: int = 16,
         retrieve: int = 4,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, partial(HierarchicalLayer, take=retrieve), **network)
         require(slots >= 1 and retrieve >= 1, f"slots {slots} and retrieve {retrieve} must be at least 1")
         self.slots = slots
-        self.layers = nn.ModuleList(
-            HierarchicalLayer(dim, heads, ratio=ratio, dropout=dropout, take=retrieve) for _ in range(layers)
-        )
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         visible_BLL, left = causal(live_BL), []

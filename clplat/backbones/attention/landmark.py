@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -66,12 +69,6 @@ class LandmarkTransformer(SegmentRecurrent):
     positions for blocks that lie farther back than any in training are left out, and so is its dropout of shares.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
-        segment: steps in front of each landmark, C.
         slots: blocks that are kept, N.
         retrieve: blocks that each query takes, by the scores of their landmarks.
     """
@@ -80,23 +77,14 @@ class LandmarkTransformer(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         slots: int = 8,
         retrieve: int = 4,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, partial(LandmarkLayer, take=retrieve), **network)
         require(slots >= 1 and retrieve >= 1, f"slots {slots} and retrieve {retrieve} must be at least 1")
         self.slots = slots
-        self.landmark = nn.Parameter(torch.randn(dim))
-        self.layers = nn.ModuleList(
-            LandmarkLayer(dim, heads, ratio=ratio, dropout=dropout, take=retrieve) for _ in range(layers)
-        )
+        self.landmark = nn.Parameter(torch.randn(self.output_size))
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         h_BSD = torch.cat([h_BLD, self.landmark.to(h_BLD.dtype).expand(len(h_BLD), 1, -1)], 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -75,12 +77,6 @@ class Memformer(SegmentRecurrent):
     beyond tau < 1. Pre-norm blocks with rotary positions.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
-        segment: steps in a segment.
         slots: memory slots, M.
         temperature: tau of the writing, above 0.
     """
@@ -89,21 +85,15 @@ class Memformer(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         slots: int = 8,
         temperature: float = 0.25,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, ReadingLayer, **network)
         require(slots >= 1, f"slots must be at least 1, not {slots}")
         require(temperature > 0, f"temperature must be above 0, not {temperature}")
-        self.layers = nn.ModuleList(ReadingLayer(dim, heads, ratio=ratio, dropout=dropout) for _ in range(layers))
-        self.write_norm, self.write = nn.LayerNorm(dim), SlotAttention(dim, heads, slots, temperature)
+        dim = self.output_size
+        self.write_norm, self.write = nn.LayerNorm(dim), SlotAttention(dim, self.heads, slots, temperature)
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         visible_BLL = causal(live_BL)

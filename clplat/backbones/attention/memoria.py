@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -97,12 +99,6 @@ class Memoria(SegmentRecurrent):
     blocks are as in the neighbours.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs, and of the abstractor's inside, in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
-        segment: steps in a segment.
         slots: vectors of working memory, M.
         short: capacity of short-term memory.
         long: capacity of long-term memory.
@@ -117,12 +113,6 @@ class Memoria(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         slots: int = 4,
         short: int = 16,
         long: int = 32,
@@ -131,16 +121,15 @@ class Memoria(SegmentRecurrent):
         depth: int = 4,
         lifespan: float = 5.0,
         extension: float = 8.0,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, MemoryLayer, **network)
         require(min(slots, short, long, remind_short, remind_long) >= 1, "all numbers of engrams must be at least 1")
         require(depth >= 0, f"depth must not be negative, as {depth}")
         self.short, self.places, self.depth = short, short + long, depth
         self.remind_short, self.remind_long = remind_short, remind_long
         self.lifespan, self.extension = lifespan, extension
-        self.abstractor = Abstractor(dim, int(ratio * dim), slots)
-        self.layers = nn.ModuleList(MemoryLayer(dim, heads, ratio=ratio, dropout=dropout) for _ in range(layers))
+        self.abstractor = Abstractor(self.output_size, int(self.ratio * self.output_size), slots)
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         there_B, working_BMD = memory["begun"], self.abstractor(memory["hidden"].to(h_BLD.dtype))

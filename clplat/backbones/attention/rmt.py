@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,12 +25,6 @@ class RMT(SegmentRecurrent):
     Assumed: pre-norm blocks with rotary positions over all 2 m + L places.
 
     Args:
-        dim: width of the residual stream; an even multiple of heads.
-        heads: attention heads in each block.
-        layers: number of blocks.
-        ratio: width of the blocks' MLPs in units of dim.
-        dropout: probability that a value of a residual branch is dropped in training.
-        segment: steps in a segment, L.
         slots: memory vectors, m; with 0 each segment is read by itself.
     """
 
@@ -36,20 +32,13 @@ class RMT(SegmentRecurrent):
         self,
         input_size: int,
         *,
-        dim: int = 64,
-        heads: int = 4,
-        layers: int = 2,
-        ratio: float = 2.0,
-        dropout: float = 0.0,
-        segment: int = 16,
         slots: int = 4,
+        **network: Any,
     ) -> None:
-        super().__init__(input_size, dim=dim, segment=segment)
-        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
+        super().__init__(input_size, Layer, **network)
         require(slots >= 0, f"slots must not be negative, as {slots}")
         self.slots = slots
-        self.start = nn.Parameter(torch.randn(slots, dim))
-        self.layers = nn.ModuleList(Layer(dim, heads, ratio=ratio, dropout=dropout) for _ in range(layers))
+        self.start = nn.Parameter(torch.randn(slots, self.output_size))
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         m, L = self.slots, self.segment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -29,16 +31,35 @@ class SegmentRecurrent(Backbone):
     A subclass defines :meth:`read` and :meth:`memory`.
 
     Args:
-        dim: width of the residual stream.
-        segment: L.
+        make_layer: gives a layer: called with dim, heads, ratio and dropout.
+        dim: width of the residual stream; an even multiple of heads.
+        heads: attention heads in each layer.
+        layers: number of layers.
+        ratio: width of the layers' MLPs in units of dim.
+        dropout: probability that a value of a residual branch is dropped in training.
+        segment: steps in a segment, L.
     """
 
-    def __init__(self, input_size: int, *, dim: int, segment: int) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        make_layer: Callable[..., nn.Module],
+        *,
+        dim: int = 64,
+        heads: int = 4,
+        layers: int = 2,
+        ratio: float = 2.0,
+        dropout: float = 0.0,
+        segment: int = 16,
+    ) -> None:
         super().__init__()
         require(dim >= 1, f"dim must be at least 1, not {dim}")
+        require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
         require(segment >= 1, f"a segment has at least one step, not {segment}")
         self.input_size, self.output_size, self.segment = input_size, dim, segment
+        self.heads, self.ratio = heads, ratio
         self.embed, self.norm = nn.Linear(input_size, dim), nn.LayerNorm(dim)
+        self.layers = nn.ModuleList(make_layer(dim, heads, ratio=ratio, dropout=dropout) for _ in range(layers))
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:
         """One segment.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from clplat.backbones.block import Feedforward, Norm, Stack
 from clplat.backbones.ops.selective_scan import Decay
-from clplat.backbones.ssm.mamba import step_rank
+from clplat.backbones.ssm.mamba import Mamba, step_rank
 from clplat.backbones.ssm.selective import SelectiveScan
 
 
@@ -45,35 +42,12 @@ def step_size(b: Tensor, k: Tensor) -> Tensor:
     return b / (1 + b * k.square().sum(-1, keepdim=True))
 
 
-class Longhorn(Stack):
+class Longhorn(Mamba):
     """Longhorn (Liu et al. 2024, arXiv 2407.14207): a state space as an online learner.
 
     (B, T, input_size) -> (B, T, dim), with a state of fixed size; see :class:`SelectiveScan` and
     :class:`OnlineRegression`. As in the authors' code the block is Mamba's, and the map to the weights b is initialised
     as any linear map.
-
-    Args:
-        state: states of each channel.
-        expand: channels in units of dim.
-        conv: width in steps of the convolution in the block.
-        chunk: steps that are computed at once; the result is the same for all.
-        norm: kind of the norms: layer or rms.
-        mlp: kind of the blocks' MLPs: gelu, swiglu, or none.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        state: int = 16,
-        expand: int = 2,
-        conv: int = 4,
-        chunk: int = 64,
-        norm: Norm = "rms",
-        mlp: Feedforward = "none",
-        **block: Any,
-    ) -> None:
-        def mixer(dim: int, number: int) -> OnlineRegression:
-            return OnlineRegression(dim, expand=expand, state=state, conv=conv, chunk=chunk)
-
-        super().__init__(input_size, mixer, norm=norm, mlp=mlp, **block)
+    kind = OnlineRegression

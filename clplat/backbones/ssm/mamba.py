@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,8 @@ class Mamba(Stack):
         mlp: kind of the blocks' MLPs: gelu, swiglu, or none.
     """
 
+    kind: ClassVar[Callable[..., SelectiveScan]] = SelectiveStateSpace
+
     def __init__(
         self,
         input_size: int,
@@ -94,7 +97,7 @@ class Mamba(Stack):
         mlp: Feedforward = "none",
         **block: Any,
     ) -> None:
-        def mixer(dim: int, number: int) -> SelectiveStateSpace:
-            return SelectiveStateSpace(dim, expand=expand, state=state, conv=conv, chunk=chunk)
+        def mixer(dim: int, number: int) -> SelectiveScan:
+            return self.kind(dim, expand=expand, state=state, conv=conv, chunk=chunk)
 
         super().__init__(input_size, mixer, norm=norm, mlp=mlp, **block)
