@@ -74,7 +74,7 @@ def test_a_recurrent_column_takes_laterals_at_each_step() -> None:
         for column, h in zip((first, second), states, strict=True):
             ih, hh = column.network.ih[0], column.network.hh[0]
             gates = hh(h) + (_lateral(column.laterals["hh/0"], [states[0]]) if column is second else 0)
-            new.append(column.network.step(ih(x_BTD[:, t]), gates, {"hidden": h})["hidden"])
+            new.append(column.network.cells[0](ih(x_BTD[:, t]), gates, {"hidden": h})["hidden"])
         states = new
         expected.append(states[1] + _lateral(second.output, [states[0]]))
     found, _ = strategy.forward(one.learner, x_BTD, torch.ones(2, dtype=torch.long))
