@@ -49,6 +49,7 @@ def evaluate(
     """
     pieces = [(j, start) for j in which for start in range(0, len(stream[j].dataset), batch_size)]
     ranks, target, carry = learner.ranks, learner.target, learner.settings.carry_state
+    orders = {j: lanes.order(len(stream[j].dataset), batch_size) for j in which} if carry else {}
     state: State = None
     names = ("loss", *measures.NAMES[target])
     table = torch.zeros(len(pieces), len(names), 2, dtype=torch.float64, device=ranks.device)
@@ -63,7 +64,7 @@ def evaluate(
             faults.point("evaluate")
             rows: slice | Tensor = slice(start, min(start + batch_size, len(stream[j].dataset)))
             if carry:
-                rows = lanes.order(len(stream[j].dataset), batch_size)[rows]
+                rows = orders[j][rows]
                 state = None if start == 0 else lanes.first(len(rows), state)
             x, y, task = TensorData(*stream[j].dataset.rows(rows)).to(ranks.device, dtype).rows(slice(None))
             output = learner.respond(x, task, state)

@@ -12,9 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from clplat import lanes as lanes_of
+from clplat import lanes
 from clplat.batch import Batch, Part
-from clplat.lanes import Lanes
 from clplat.randomness import generator
 from clplat.ranks import Ranks
 from clplat.scenario import Experience, TensorData
@@ -33,7 +32,7 @@ class Steps:
         settings: batch size, epochs, accumulation.
         seed: of the run.
         position: steps done already.
-        lanes: where samples go on from one another; None takes them in random order.
+        in_lanes: where samples go on from one another; None takes them in random order.
     """
 
     def __init__(
@@ -45,10 +44,10 @@ class Steps:
         settings: TrainerSettings,
         seed: int,
         position: int = 0,
-        lanes: Lanes | None = None,
+        in_lanes: lanes.Lanes | None = None,
     ) -> None:
         self.phase, self.number, self.experience, self.data = phase, number, experience, data
-        self.settings, self.seed, self.position, self.lanes = settings, seed, position, lanes
+        self.settings, self.seed, self.position, self.lanes = settings, seed, position, in_lanes
         batches = -(-len(data) // settings.batch_size)
         self.steps_per_epoch = -(-batches // settings.accumulate)
         self.epochs = settings.max_epochs if phase.epochs is None else phase.epochs
@@ -65,7 +64,7 @@ class Steps:
 
     def _draw_order(self, epoch: int) -> Tensor:
         if self.lanes is not None:
-            return lanes_of.order(len(self.data), self.lanes.lanes)
+            return lanes.order(len(self.data), self.lanes.lanes)
         numbers = (self.experience.current_experience, self.number, epoch)
         return torch.randperm(len(self.data), generator=generator(self.seed, "order", *numbers))
 
