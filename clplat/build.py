@@ -91,6 +91,8 @@ def assemble(
         raise UsageError(
             f"eval.every={eval_settings.every} >= 0 and eval.batch_size={eval_settings.batch_size} >= 1 needed"
         )
+    if eval_settings.stream == "valid":
+        scenario = _judged_by_validation(scenario)
     ranks, hints, spec = ranks or Ranks(), hints or {}, scenario.spec
     torch.default_generator.manual_seed(derive(seed, "init"))
     strategy = make_strategy()
@@ -237,6 +239,16 @@ def _check_shardable(strategy: Strategy) -> None:
             f"{' and '.join(refusing)} cannot work on weights that are cut among the ranks: use trainer.sharding=none, "
             f"or one of {', '.join(fitting)}"
         )
+
+
+def _judged_by_validation(scenario: Scenario) -> Scenario:
+    """The same streams, with validation samples in the place of the test samples."""
+    if not scenario.valid_stream:
+        raise UsageError(
+            "eval.stream=valid: this scenario keeps no validation samples; set a share of them, such as "
+            "scenario.validation=0.1"
+        )
+    return Scenario(scenario.spec, scenario.train_stream, scenario.valid_stream, (), scenario.tests)
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,11 +88,13 @@ class EvalSettings:
         batch_size: samples in one evaluation batch.
         every: optimiser steps between evaluations of the experiences so far inside training; 0 for none. Needed for
             min-ACC and WC-ACC, which see the dips between the ends of experiences.
+        stream: test, or valid: the validation samples in their place, for choosing options without the test samples.
     """
 
     experiences: str = "auto"
     batch_size: int = 256
     every: int = 0
+    stream: Literal["test", "valid"] = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
