@@ -27,7 +27,7 @@ from clplat.options import Option, convert
 
 __all__ = ["GROUPS", "Entry", "Option", "add_config_dir", "config_dirs", "entries", "find", "names", "summary"]
 
-GROUPS = ("strategy", "backbone", "scenario", "trainer", "optimizer", "logger", "cluster", "preset")
+GROUPS = ("strategy", "backbone", "scenario", "trainer", "optimizer", "logger", "cluster", "metric", "preset")
 
 # What a class of a group must inherit from; checked when it is loaded.
 _BASES = {

@@ -109,6 +109,8 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
 
 def _example(entry: Entry) -> str:
     """A command that uses the entry and sets its first option."""
+    if entry.group == "metric":
+        return f"clplat metrics RUN --add {shlex.quote(entry.name)}"
     command = "submit" if entry.group == "cluster" else "fit"
     flag = "" if entry.name in config.SETTINGS else f" --{entry.group} {shlex.quote(entry.name)}"
     option = next(iter(entry.settable.values()), None)

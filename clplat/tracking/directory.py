@@ -28,6 +28,8 @@ JOB_FILES = ("job.json", "job.sbatch", "job.log", "job.history", "job.stopped", 
 RECORDS = (
     *JOB_FILES,
     "results.json",
+    "metrics.json",
+    "predictions",
     "metrics.jsonl",
     "timings.jsonl",
     "environment.json",
