@@ -88,11 +88,13 @@ class EvalSettings:
         batch_size: samples in one evaluation batch.
         every: optimiser steps between evaluations of the experiences so far inside training; 0 for none. Needed for
             min-ACC and WC-ACC, which see the dips between the ends of experiences.
+        probes: names of probes that are taken at each experience's end, with their default options.
     """
 
     experiences: str = "auto"
     batch_size: int = 256
     every: int = 0
+    probes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

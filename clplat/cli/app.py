@@ -12,7 +12,22 @@ from typing import Annotated, Any
 import typer
 
 from clplat import __version__, signals
-from clplat.cli import cancel, config, doctor, evaluate, fit, flags, jobs, listing, logs, report, resume, show, submit
+from clplat.cli import (
+    cancel,
+    config,
+    doctor,
+    evaluate,
+    fit,
+    flags,
+    jobs,
+    listing,
+    logs,
+    probe,
+    report,
+    resume,
+    show,
+    submit,
+)
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ClplatError, suggestion
 
 app = typer.Typer(
@@ -38,6 +53,7 @@ app.command("jobs", epilog=jobs.EPILOG)(jobs.jobs)
 app.command("logs", epilog=logs.EPILOG)(logs.logs)
 app.command("cancel", epilog=cancel.EPILOG)(cancel.cancel)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("probe", epilog=probe.EPILOG)(probe.probe)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)

@@ -36,6 +36,7 @@ RECORDS = (
     "log.txt",
     "traceback.txt",
     "checkpoints",
+    "probes",
     "wandb",
     "csv",
     "tensorboard",
