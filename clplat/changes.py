@@ -15,6 +15,7 @@ FREE = (
     "logger",
     "cluster",
     "config_dirs",
+    "eval.probes",
     "trainer.name",
     "trainer.accelerator",
     "trainer.devices",

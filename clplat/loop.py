@@ -24,6 +24,7 @@ from clplat.identity import Identity
 from clplat.lanes import Lanes
 from clplat.learner import Learner, StepReport
 from clplat.metrics import cost
+from clplat.probing import Probes
 from clplat.randomness import derive
 from clplat.scenario import Experience, Scenario
 from clplat.settings import EvalSettings
@@ -69,6 +70,7 @@ class Run:
         self.keep_optimizer_state = keep_optimizer_state
         self.config = dict(config or {})
         self.identity = Identity(self.config, scenario)
+        self.probes = Probes(eval_settings.probes, learner, scenario)
         self.stop_after = len(scenario.train_stream) if stop_after is None else stop_after
         self.settings, self.ranks = learner.settings, learner.ranks
         self.dtype = next(learner.parameters()).dtype
@@ -112,6 +114,7 @@ class Run:
                 self.marker = EVALUATE
                 self._save()
             self._evaluate(self.number)
+            self.probes.take(self.number + 1, self.record)
             self.number, self.marker, self.phase, self.position = self.number + 1, TRAIN, 0, 0
         return self._results()
 
@@ -306,8 +309,14 @@ class Run:
             seconds=round(time.monotonic() - now, 4),
         )
 
-    def restore(self) -> None:
+    def restore(self, learned: int | None = None) -> str | None:
         """Go to where the newest good checkpoint stands; with none, start with an empty record. Once, before all else.
+
+        Args:
+            learned: go to the end of that many experiences instead.
+
+        Returns:
+            The checkpoint's name.
 
         Raises:
             UsageError: the checkpoints are of another run, or of one that has come too far.
@@ -318,11 +327,17 @@ class Run:
         if self.learner.sharded:
             sharding.shard(self.learner.backbone, self.ranks)
         folder = self.run_dir / "checkpoints" if self.run_dir is not None else None
-        found = checkpoint.newest(folder, self.identity.misfit) if folder is not None else None
+
+        def misfit(manifest: Mapping[str, Any]) -> str | None:
+            if learned not in (None, checkpoint.ended(manifest)):
+                return f"it is not from the end of {learned} experiences"
+            return self.identity.misfit(manifest)
+
+        found = checkpoint.newest(folder, misfit) if folder is not None else None
         self.ranks.barrier()  # nobody writes, or tidies up, before all have read
         if found is None:
             self.record.begin({}, 0.0, self.config)
-            return
+            return None
         progress = found.state["progress"]
         self.number, self.marker = progress["experience"], progress["marker"]
         self.phase, self.position = progress["phase"], progress["position"]
@@ -361,3 +376,4 @@ class Run:
         if longer:
             self.evaluations.note_longer(self.number)
             self.record.say(f"the stream is longer than before by {longer} experiences")
+        return found.path.name

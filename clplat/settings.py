@@ -93,12 +93,14 @@ class EvalSettings:
             (`clplat metrics`): predictions, a row for each test sample; counts, how often each combination of label
             and prediction occurred; none. auto keeps predictions of up to ten million samples over the whole run,
             about 100 MB, and counts beyond.
+        probes: names of probes that are taken at each experience's end, with their default options.
     """
 
     experiences: str = "auto"
     batch_size: int = 256
     every: int = 0
     store: Literal["auto", "predictions", "counts", "none"] = "auto"
+    probes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

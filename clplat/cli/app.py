@@ -23,6 +23,7 @@ from clplat.cli import (
     listing,
     logs,
     metrics,
+    probe,
     report,
     resume,
     show,
@@ -54,6 +55,7 @@ app.command("logs", epilog=logs.EPILOG)(logs.logs)
 app.command("cancel", epilog=cancel.EPILOG)(cancel.cancel)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("metrics", epilog=metrics.EPILOG)(metrics.metrics)
+app.command("probe", epilog=probe.EPILOG)(probe.probe)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)

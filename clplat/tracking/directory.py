@@ -38,6 +38,7 @@ RECORDS = (
     "log.txt",
     "traceback.txt",
     "checkpoints",
+    "probes",
     "wandb",
     "csv",
     "tensorboard",

@@ -103,6 +103,7 @@ class Record:
         """Write a JSON file into the run directory."""
         if self.run_dir is not None:
             with self._obligatory():
+                (self.run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(self.run_dir / name, json.dumps(content, indent=2) + "\n")
 
     def say(self, message: str) -> None:
