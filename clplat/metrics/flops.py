@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from torch.utils.flop_counter import FlopCounterMode
 
 from clplat.learner import StepReport
@@ -13,28 +15,29 @@ class _Enough(Exception):  # noqa: N818 - nobody's error: it ends a run that has
 
 
 def flops(run: Evidence) -> int:
-    """Floating-point operations of the second optimiser step of the first experience, forward and backward passes, what
-    the strategy adds and all accumulated batches included; of the first step where there is no second.
+    """Floating-point operations of the first optimiser step of the first experience, forward and backward passes, what
+    the strategy adds and all accumulated batches included.
 
     Matrix products, convolutions and attention are counted, as torch.utils.flop_counter does it (a multiplication and
     an addition are two); element by element operations are not, nor is what a fused kernel does that it does not know.
     """
     job = run.network().fresh()
-    found: list[int] = []
+    learner, train = job.learner, job.learner.training_step
+    counts: list[int] = []
 
-    def count(report: StepReport) -> None:
-        found.append(counter.get_total_flops())
-        if len(found) == 2:
-            raise _Enough
+    def begin(positions: tuple[int, int], batch_idx: int) -> None:
+        counts.append(counter.get_total_flops())  # what the strategy did before its first step is not the step's
+        train(positions, batch_idx)
 
-    job.learner.on_step = count
+    def end(report: StepReport) -> None:
+        counts.append(counter.get_total_flops())
+        raise _Enough
+
+    learner.training_step, learner.on_step = begin, end  # type: ignore[method-assign]
     job.evaluations.baseline = [None] * len(job.scenario.test_stream)  # nothing is asked of the untrained network
     job.stop_after = 1
-    with FlopCounterMode(display=False) as counter:
-        try:
-            job.execute()
-        except _Enough:
-            return found[1] - found[0]
-    if not found:
+    with FlopCounterMode(display=False) as counter, contextlib.suppress(_Enough):
+        job.execute()
+    if len(counts) < 2:
         raise NotMeasuredError("the strategy takes no optimiser step in the first experience")
-    return found[0]
+    return counts[1] - counts[0]

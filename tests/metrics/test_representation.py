@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clplat.cli import main
 from clplat.metrics.evidence import Evidence, NotMeasuredError
+from clplat.metrics.flops import flops
 from clplat.metrics.models import Models
 from clplat.metrics.representation import dormant, effective_rank, linear_cka, mean_cosine
 from clplat.metrics.runs import evidence
@@ -110,7 +111,8 @@ def test_networks_are_those_that_the_run_had(done: Path) -> None:
     for i in range(known.n):
         learner = models.at(i).learner
         data = models.at(i).scenario.test_stream[0].dataset
-        right = learner(data.x, data.task).argmax(-1) == data.y
+        with learner.evaluating():
+            right = learner(data.x, data.task).argmax(-1) == data.y
         assert float(right.double().mean()) == known.at(i, 0)
     head = models.head(2)
     assert {name: p.shape for name, p in head.items()} == {"linear.weight": (10, 12), "linear.bias": (10,)}
@@ -131,13 +133,10 @@ def test_the_gradient_is_that_of_the_mean_loss(done: Path) -> None:
 def test_flops_of_a_step_are_those_of_its_products(done: Path) -> None:
     """A network of two layers and a head: forward 2 N D H for each matrix, and as much twice over in the backward
     pass, but for the first, whose inputs need no gradient."""
-    (learner,) = (Models(done).at(2).learner,)
-    matrices = [p for p in learner.parameters() if p.ndim == 2]
+    job = Models(done).fresh()
     n = 2 * 51  # accumulated batches
-    assert len(Models(done).at(2).scenario.train_stream[0].dataset) >= n
-    first, *others = [2 * n * p.numel() for p in matrices]
-    from clplat.metrics.flops import flops
-
+    assert len(job.scenario.train_stream[0].dataset) >= n
+    first, *others = [2 * n * p.numel() for p in job.learner.parameters() if p.ndim == 2]
     assert flops(Evidence(matrix=[], models=Models(done))) == 2 * first + 3 * sum(others)
 
 
