@@ -25,8 +25,10 @@ class Remembering(nn.Module):
     kinds: ClassVar[Mapping[str, str]] = {}
 
     def kind_of(self, buffer: str) -> str | None:
-        """The kind of one of its own buffers; None where none was declared."""
-        return self.kinds.get(buffer.partition(":")[0].rstrip("0123456789/"))
+        """The kind of one of its own buffers, as its class or one of its bases declares it; None where none does."""
+        key = buffer.partition(":")[0].rstrip("0123456789/")
+        declared = (vars(base).get("kinds", {}).get(key) for base in type(self).__mro__)
+        return next((kind for kind in declared if kind is not None), None)
 
     def remember(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a dictionary of tensors as buffers; what was kept under the key before goes."""
