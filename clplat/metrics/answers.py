@@ -1,10 +1,10 @@
 """What a network answers to each test sample, in columns: what metrics need to know when the model is gone.
 
 Targets of one class give the label (``y``), the label ``predicted``, the label predicted when only the experience's
-``own`` classes may be chosen, and the ``confidence`` (the softmax of the predicted label). Tokens and bits give how
-many were ``asked`` and how many were ``right`` in a sample, and the negative log-likelihood of all that was asked
-(``nll``, nats). Values and series give how many were ``asked``, their squared ``error``, their ``total`` and the sum of
-their ``squares``.
+``own`` classes, those of its test samples, may be chosen, and the ``confidence`` (the softmax of the predicted label).
+Tokens and bits give how many were ``asked`` and how many were ``right`` in a sample, and the negative log-likelihood of
+all that was asked (``nll``, nats). Values and series give how many were ``asked``, their squared ``error``, their
+``total`` and the sum of their ``squares``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class Collected:
 
     def __init__(self, target: Target, stream: Sequence[Experience], which: Sequence[int], ranks: Ranks) -> None:
         self.target, self.ranks = target, ranks
-        self.own = {j: torch.tensor(stream[j].classes_in_this_experience, device=ranks.device) for j in which}
+        labels = {j: stream[j].dataset.y if target == "class" else torch.zeros(0) for j in which}
+        self.own = {j: torch.unique(y).to(ranks.device) for j, y in labels.items()}
         lengths = [len(stream[j].dataset) for j in which]
         self.table = torch.zeros(sum(lengths), len(COLUMNS[target]), dtype=torch.float64, device=ranks.device)
         self.parts = dict(zip(which, self.table.split(lengths), strict=True))  # views of the table

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clplat.errors import UsageError
 from clplat.metrics import matrix
 from clplat.metrics.evidence import Evidence, NotMeasuredError, Row, mean
 
@@ -127,7 +128,7 @@ def calibration_error(run: Evidence, *, bins: int = 15) -> float:
         bins: how many.
     """
     if bins < 1:
-        raise NotMeasuredError("ece needs at least one bin")
+        raise UsageError(f"ece: bins={bins}: at least 1 is needed")
     y, predicted, confidence, count = _pooled(run, "y", "predicted", "confidence")
     which = np.clip(np.ceil(confidence.astype(np.float64) * bins) - 1, 0, bins - 1).astype(np.int64)
     gap = np.bincount(which, weights=((predicted == y) - confidence.astype(np.float64)) * count, minlength=bins)

@@ -7,6 +7,7 @@ largest, and differences have their signs turned.
 
 from __future__ import annotations
 
+from clplat.errors import UsageError
 from clplat.metrics.evidence import Evidence, NotMeasuredError, Row, mean
 
 
@@ -47,7 +48,8 @@ def worst_case(run: Evidence) -> float:
 
 def average_anytime(run: Evidence) -> float:
     """AAA: mean over all evaluations t of the mean of ``A_t(j)`` over the experiences that have begun by t (Caccia et
-    al. 2022, "average anytime accuracy")."""
+    al. 2022, "average anytime accuracy"). Every evaluation counts alike, those at the ends of experiences as well.
+    """
     averages = []
     for i, row in run.evaluations():
         values = [_value(row, j) for j, f in run.first.items() if f <= i]
@@ -73,12 +75,15 @@ def stability_gap(run: Evidence) -> float:
 
 
 def windowed_forgetting(run: Evidence, *, window: int = 10) -> float:
-    """WF: mean over the earlier j of the largest ``A_s(j) - A_t(j)`` over evaluations s <= t at most ``window`` apart,
-    since j was first seen: the worst fall within a short time (De Lange et al. 2023, section 3, "windowed forgetting").
+    """WF: mean over the earlier j of the largest ``A_s(j) - A_t(j)`` with s before t among ``window`` evaluations in a
+    row, since j was first seen: the worst fall within a short time (De Lange et al. 2023, section 3, "windowed
+    forgetting"; they evaluate after each step and take windows of 10 and 100).
 
     Args:
         window: evaluations.
     """
+    if window < 2:
+        raise UsageError(f"windowed_forgetting: window={window}: a fall needs at least 2 evaluations")
     series: dict[int, list[float]] = {j: [] for j in run.earlier}
     ended = -1
     for i, row in run.evaluations():
@@ -89,7 +94,7 @@ def windowed_forgetting(run: Evidence, *, window: int = 10) -> float:
             if run.first[j] <= ended and value is not None:
                 values.append(run.sign * value)
     falls = [
-        max(max(values[max(0, t - window) : t + 1]) - values[t] for t in range(len(values)))
+        max(max(values[max(0, t - window + 1) : t + 1]) - values[t] for t in range(len(values)))
         for values in series.values()
         if values
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clplat.errors import UsageError
 from clplat.metrics.evidence import Evidence, NotMeasuredError
 
 
@@ -121,6 +122,8 @@ def gradient_interference(run: Evidence, *, samples: int = 512) -> float:
     Args:
         samples: the first so many of each experience.
     """
+    if samples < 1:
+        raise UsageError(f"gradient_interference: samples={samples}: at least 1 is needed")
     if run.n < 2:
         raise NotMeasuredError("interference needs two experiences")
     return mean_cosine([run.network().gradient(run.n - 1, i, samples) for i in range(run.n)])

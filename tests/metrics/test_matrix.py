@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clplat import registry
 from clplat.cli import listing
+from clplat.errors import UsageError
 from clplat.metrics import catalogue
 from clplat.metrics.evidence import Evidence, Look, Matrix, NotMeasuredError
 from clplat.metrics.looks import average_anytime, minimum, stability_gap, windowed_forgetting, worst_case
@@ -168,10 +169,12 @@ def test_what_only_looks_in_between_show() -> None:
     assert average_anytime(WATCHED) == pytest.approx(sum([*zeroth, *first, *second]) / 8)
     # the largest fall: 0.9 -> 0.3 of experience 0 and 0.8 -> 0.4 of experience 1
     assert windowed_forgetting(WATCHED) == pytest.approx((0.6 + 0.4) / 2)
-    assert windowed_forgetting(WATCHED, window=1) == pytest.approx((0.6 + 0.4) / 2)
+    assert windowed_forgetting(WATCHED, window=2) == pytest.approx((0.6 + 0.4) / 2)
     slow = Evidence(matrix=[[0.9, 0], [0.6, 0.5]], looks=looks((1, [0.8, 0.1]), (1, [0.7, 0.2])))
-    assert windowed_forgetting(slow, window=1) == pytest.approx(0.1)
-    assert windowed_forgetting(slow, window=2) == pytest.approx(0.2)
+    assert windowed_forgetting(slow, window=2) == pytest.approx(0.1)
+    assert windowed_forgetting(slow, window=3) == pytest.approx(0.2)
+    with pytest.raises(UsageError, match="at least 2"):
+        windowed_forgetting(slow, window=1)
 
 
 def test_looks_at_losses_turn_the_signs() -> None:

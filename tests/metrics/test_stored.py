@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from clplat import checkpoint
 from clplat.cli import main
 from clplat.metrics import store
 from clplat.metrics.matrix import average
@@ -175,6 +176,7 @@ def test_what_was_spent(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--set", "eec.bins=1"], "there is no metric 'eec'"),
         (["--add", "ece", "--set", "ece.bin=3"], "has no option 'bin'"),
         (["--add", "ece", "--set", "ece.bins=x"], "bins"),
+        (["--add", "ece", "--set", "ece.bins=0"], "at least 1 is needed"),
         (["--add", "ece", "--set", "ece.bins=["], "not YAML"),
         (["--reference", "nowhere"], "nowhere"),
     ],
@@ -192,9 +194,13 @@ def test_listed_with_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_looks_are_read_back(tmp_path: Path) -> None:
-    watched = ran(tmp_path / "run", "eval.every=3")
+    watched, unwatched = ran(tmp_path / "run", "eval.every=3"), ran(tmp_path / "other", "eval.every=0")
     known, _ = evidence(watched)
     assert known.looks
+    for found in (checkpoint.newest(watched / "checkpoints"), checkpoint.newest(unwatched / "checkpoints")):
+        assert found is not None  # looks are in the record: they make no checkpoint larger
+        assert "looks" not in found.state["progress"]
+        assert sum(len(row) for row in found.state["progress"]["matrix"]) == 2 * 3
     results = json.loads((watched / "results.json").read_text())
     assert results["summary"]["AAA"] is not None
     assert torch.tensor(results["summary"]["stability_gap"]) >= 0
