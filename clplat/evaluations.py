@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,11 @@ class Evaluations:
         return evaluate.evaluate(self.learner, stream, which, size, answers)
 
     def _row(self, found: Mapping[int, Mapping[str, float]]) -> list[float | None]:
+        """The primary metric of each test experience. A value that is not finite is none, as it is in the record, from
+        which a run that goes on reads it back."""
         metric = self.scenario.spec.metric
-        return [found[j][metric] if j in found else None for j in range(len(self.scenario.test_stream))]
+        values = [found[j][metric] if j in found else math.nan for j in range(len(self.scenario.test_stream))]
+        return [value if math.isfinite(value) else None for value in values]
 
     def summary(self) -> tuple[dict[str, Any], dict[str, str]]:
         """All metrics that follow from the matrix and the looks, and for each that is None the reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 
 from clplat import checkpoint
 from clplat.cli import main
-from clplat.metrics import store
+from clplat.config import compose
+from clplat.metrics import measures, store
 from clplat.metrics.matrix import average
 from clplat.metrics.runs import evidence
+from clplat.tracking import continuation
 from tests import cases, harness
 
 SPLIT = [*cases.small("naive"), "scenario=split-digits", "scenario.experiences=3"]
@@ -75,6 +78,14 @@ def test_what_was_stored_after_the_checkpoint_is_taken_away(done: Path, tmp_path
     assert set(files(killed)) == {"untrained.npz", "e000.npz", "e001.npz"}
     assert harness.run(killed, kill_at=("evaluate", 1)).codes == [harness.KILLED]  # before it is evaluated again
     assert set(files(killed)) == {"untrained.npz", "e000.npz"}
+
+
+def test_a_fork_has_the_answers_of_its_past(done: Path, tmp_path: Path) -> None:
+    overrides = [*SPLIT, "trainer.keep_boundaries=true", "trainer.progress=none", "trainer.accelerator=cpu"]
+    fork = continuation.fork(done, 2, compose([*overrides, f"run.dir={tmp_path / 'fork'}"]), ["test"])
+    assert set(files(fork)) == {"untrained.npz", "e000.npz"}  # e001 comes after the checkpoint
+    assert harness.run(fork).codes == [0]
+    assert files(fork) == files(done)
 
 
 @pytest.mark.parametrize("target", list(OVER))
@@ -204,3 +215,12 @@ def test_looks_are_read_back(tmp_path: Path) -> None:
     results = json.loads((watched / "results.json").read_text())
     assert results["summary"]["AAA"] is not None
     assert torch.tensor(results["summary"]["stability_gap"]) >= 0
+
+
+def test_a_value_that_is_not_finite_is_none_in_the_matrix_as_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cases.built("naive")
+    whole = measures.values
+    monkeypatch.setattr(measures, "values", lambda *given: {**whole(*given), "accuracy": math.inf})
+    results = cases.run(one)
+    assert results["matrix"] == [[None] * 3] * 3
+    assert "was not measured" in results["reasons"]["ACC"]
