@@ -15,9 +15,9 @@ from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
 from clplat.config import parts
 from clplat.errors import UsageError
-from clplat.fits import BACKBONE_WORDS
 from clplat.heads.head import GrowingHead, PerTaskHead, SharedHead
 from clplat.learner import Learner
+from clplat.pairing import given, missing
 from clplat.randomness import derive
 from clplat.ranks import Ranks
 from clplat.scenario import PER_STEP, Scenario, Spec
@@ -188,34 +188,10 @@ def pairing(
         UsageError: the pairing is impossible; says why, and what would fit.
     """
     each: Sequence[Strategy] = list(strategy) if isinstance(strategy, Combined) else [strategy]
-    given = {
-        "task-labels": spec.setting == "task",
-        "boundaries": spec.boundaries,
-        "classes": spec.target == "class",
-        "new-classes": spec.target == "class" and spec.setting == "class",
-        "task-heads": isinstance(head, PerTaskHead) if head is not None else spec.setting == "task",
-        "tokens": spec.vocabulary is not None,
-        "steps": spec.target in PER_STEP,
-        **{word: backbone is None or word in backbone.gives() for word in BACKBONE_WORDS},
-    }
-    remedy = {
-        "task-labels": "choose a task-incremental stream, e.g. --scenario split-digits scenario.setting=task",
-        "boundaries": "choose a stream with experience boundaries",
-        "classes": "choose a classification scenario",
-        "new-classes": "choose a class-incremental stream, e.g. --scenario split-digits scenario.setting=class",
-        "prompts": "choose a backbone that reads a sequence, e.g. --backbone transformer",
-        "prefixes": "choose a backbone of attention layers, e.g. --backbone transformer",
-        "task-heads": "leave learner.head=auto, or set learner.head=per-task, on a task-incremental stream",
-        "tokens": "choose a stream of tokens, e.g. --scenario mqar-memorize",
-        "steps": "choose a stream with an answer at each step, e.g. --scenario permuted-copy",
-        "hidden-layers": "choose a backbone with feed-forward layers, e.g. --backbone mlp or transformer",
-    }
+    gives = given(spec, head=head, backbone=backbone)
     problems = []
     for part in each:
-        for need in part.needs:
-            if not given.get(need, False):
-                giver = "backbone" if need in BACKBONE_WORDS else "head" if need == "task-heads" else "scenario"
-                problems.append(f"{part.name} needs {need}, which this {giver} does not give: {remedy.get(need, '')}")
+        problems += missing(part.name, part.needs, gives)
         if world > 1 and not part.distributed:
             problems.append(f"{part.name} cannot run on several ranks: use trainer.devices=1")
     if problems:

@@ -27,7 +27,7 @@ from clplat.options import Option, convert
 
 __all__ = ["GROUPS", "Entry", "Option", "add_config_dir", "config_dirs", "entries", "find", "names", "summary"]
 
-GROUPS = ("strategy", "backbone", "scenario", "trainer", "optimizer", "logger", "cluster", "preset")
+GROUPS = ("strategy", "backbone", "scenario", "trainer", "optimizer", "logger", "cluster", "metric", "probe", "preset")
 
 # What a class of a group must inherit from; checked when it is loaded.
 _BASES = {
@@ -35,6 +35,7 @@ _BASES = {
     "backbone": ("clplat.backbones.base", "Backbone"),
     "scenario": ("clplat.scenario", "Scenario"),
     "cluster": ("clplat.cluster.base", "Cluster"),
+    "probe": ("clplat.metrics.probes.base", "Probe"),
 }
 # What all entries of a group can be told besides their own options.
 _COMMON = {"backbone": "clplat.sizing.Sizing"}

@@ -52,6 +52,11 @@ class Spec:
     metric: str = "accuracy"
     direction: Literal["max", "min"] = "max"
 
+    @property
+    def new_classes(self) -> bool:
+        """Each experience brings classes of its own, and no task label: one head must tell all of them apart."""
+        return self.target == "class" and self.setting == "class"
+
 
 class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Samples held as tensors: x (N, ...), y (N, ...), task (N,). Batches are cut by index."""

@@ -23,6 +23,8 @@ from clplat.cli import (
     jobs,
     listing,
     logs,
+    metrics,
+    probe,
     report,
     resume,
     runs,
@@ -56,6 +58,8 @@ app.command("jobs", epilog=jobs.EPILOG)(jobs.jobs)
 app.command("logs", epilog=logs.EPILOG)(logs.logs)
 app.command("cancel", epilog=cancel.EPILOG)(cancel.cancel)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("metrics", epilog=metrics.EPILOG)(metrics.metrics)
+app.command("probe", epilog=probe.EPILOG)(probe.probe)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("runs", epilog=runs.RUNS_EPILOG)(runs.runs)
