@@ -18,8 +18,8 @@ def weigh(scores: Tensor, visible: Tensor, weighing: Weighing = "softmax") -> Te
 
     Args:
         scores, visible: (..., S).
-        weighing: softmax; sigmoid, each key by itself (Gu et al. 2024, arXiv 2410.10781, table 4: without sinks); relu,
-            divided by the number of visible keys (Wortsman et al. 2023, arXiv 2309.08586, eq. 1).
+        weighing: softmax; sigmoid, each key by itself (without sinks in Gu et al. 2024, arXiv 2410.10781); relu,
+            divided by the number of visible keys (Wortsman et al. 2023, arXiv 2309.08586).
     """
     if weighing == "softmax":
         return scores.masked_fill(~visible, -torch.inf).softmax(-1)

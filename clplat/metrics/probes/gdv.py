@@ -11,7 +11,7 @@ from clplat.backbones.readout import read
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.metrics.probes.base import Figure, Probe, Result
-from clplat.metrics.probes.sampling import batches, draw
+from clplat.metrics.probes.sampling import batches, draw, layer_outputs
 from clplat.report import plots
 from clplat.scenario import PER_STEP
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def gdv(x_ND: Tensor, label_N: Tensor) -> float:
-    """Generalised discrimination value (Schilling et al. 2021, Neural Networks 139, eq. 4): 0 for no clusters, -1 for
+    """Generalised discrimination value (Schilling et al. 2021, Neural Networks 139): 0 for no clusters, -1 for
     perfect ones.
 
     With each dimension scaled to ``s = (x - mean) / (2 std)`` (population std)::
@@ -57,6 +57,26 @@ def scaling(x_ND: Tensor, dimensions: int = 2) -> Tensor:
     return found * torch.where(largest < 0, -1.0, 1.0)
 
 
+def hidden_vectors(learner: Learner, data: TensorData) -> tuple[list[Tensor], Tensor]:
+    """Each layer's vectors (N, D) and their labels (N,): the encoded input, between the layers, and what the head sees.
+
+    Where tokens are asked each asked step has a vector and its answer for a label; else each sample has one, made as
+    the readout makes it (of bits and series the mean over steps), and a label of 0 where its target is no class.
+    """
+    backbone, parts, labels = learner.backbone, [], []
+    for x, y, _ in batches(data):
+        hidden = layer_outputs(backbone, learner.encoder(x))
+        if learner.target == "token":
+            asked = y != IGNORED
+            parts.append([h[asked] for h in hidden])
+            labels.append(y[asked])
+        else:
+            readout = "mean" if learner.target in PER_STEP else learner.readout
+            parts.append([read(readout, h) for h in hidden])
+            labels.append(y if learner.target == "class" else torch.zeros_like(y.flatten(1)[:, 0], dtype=torch.long))
+    return [torch.cat(layer).double() for layer in zip(*parts, strict=True)], torch.cat(labels)
+
+
 class GDV(Probe):
     """Generalised discrimination value of each layer (Surendra et al. 2023, next-word prediction; Schilling et al.
     2021, the formula), on test samples, with a map of the last layer in two dimensions.
@@ -87,7 +107,7 @@ class GDV(Probe):
         vectors, labels, groups = [], [], []
         for j, experience in enumerate(scenario.test_stream):
             data = draw(learner, experience.dataset, self.samples, "probe/gdv", j)
-            layers, y_N = self._collect(learner, data)
+            layers, y_N = hidden_vectors(learner, data)
             vectors.append(layers)
             labels.append(y_N)
             groups.append(torch.full_like(y_N, j))
@@ -108,28 +128,6 @@ class GDV(Probe):
                 for j in range(len(scenario.test_stream))
             ]
         return found | {"map": scaling(layers[-1]), "labels": label_N}
-
-    def _collect(self, learner: Learner, data: TensorData) -> tuple[list[Tensor], Tensor]:
-        """Each layer's vectors (N, D) and their labels (N,)."""
-        steps = learner.target in PER_STEP
-        backbone, parts, labels = learner.backbone, [], []
-        for x, y, _ in batches(data):
-            hidden = [learner.encoder(x)]
-            h_BTW = backbone.enter(hidden[0])
-            for number in range(backbone.layer_count):
-                h_BTW = backbone.layer(number, h_BTW)
-                hidden.append(h_BTW)
-            hidden[-1] = backbone.leave(h_BTW)
-            if learner.target == "token":
-                asked = y != IGNORED
-                parts.append([h[asked] for h in hidden])
-                labels.append(y[asked])
-            else:
-                parts.append([h.mean(1) if steps else read(learner.readout, h) for h in hidden])
-                labels.append(
-                    y if learner.target == "class" else torch.zeros(len(y), dtype=torch.long, device=y.device)
-                )
-        return [torch.cat(layer).double() for layer in zip(*parts, strict=True)], torch.cat(labels)
 
     def figure(self, result: Result) -> Figure:
         clouds = {}
