@@ -41,7 +41,7 @@ def shares(y: Tensor, seed: int, purpose: str, *, test: float, validation: float
     if problems:
         raise UsageError(*problems)
     parts: dict[str, list[Tensor]] = {"test": [], "valid": [], "train": []}
-    for label, index in enumerate(_strata(y)):
+    for label, index in enumerate(strata(y)):
         index = index[torch.randperm(len(index), generator=generator(seed, purpose, label))]
         first, second = round(len(index) * test), round(len(index) * (test + validation))
         parts["test"].append(index[:first])
@@ -122,7 +122,7 @@ def arrange(
     return _scenario(spec, streams)
 
 
-def _strata(y: Tensor) -> list[Tensor]:
+def strata(y: Tensor) -> list[Tensor]:
     """Indices of the samples of each class; of all samples where targets are no classes."""
     if not len(y) or y.ndim > 1 or y.is_floating_point():
         return [torch.arange(len(y))]
@@ -143,7 +143,7 @@ def _deal(part: TensorData, experiences: int, seed: int, purpose: str) -> list[T
     cards = torch.cat(
         [
             rows[torch.randperm(len(rows), generator=generator(seed, purpose, i))]
-            for i, rows in enumerate(_strata(part.y))
+            for i, rows in enumerate(strata(part.y))
         ]
     )
     return [part.subset(cards[e::experiences].sort().values) for e in range(experiences)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
@@ -170,6 +171,34 @@ class Experience:
     origin_stream: str = "train"
 
 
+class LazyStream(Sequence[Experience]):
+    """Experiences that are made whenever they are asked for, so that thousands of them cost no memory.
+
+    Args:
+        name: train, valid or test.
+        make: gives the data of experience i, always the same.
+        tasks: the task label of each experience.
+    """
+
+    def __init__(self, name: str, make: Callable[[int], TensorData], tasks: Sequence[int]) -> None:
+        self.tasks = tasks
+        self._made = lru_cache(maxsize=2)(lambda i: _experience(name, i, make(i)))
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @overload
+    def __getitem__(self, index: int) -> Experience: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Experience, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Experience | tuple[Experience, ...]:
+        if isinstance(index, slice):
+            return tuple(self._made(i) for i in range(len(self))[index])
+        return self._made(range(len(self))[index])
+
+
 @dataclass
 class Scenario:
     """Streams and what they consist of. Families subclass it or build one with :func:`from_tensors`."""
@@ -184,7 +213,7 @@ class Scenario:
     @property
     def tasks(self) -> int:
         """Number of different task labels: one more than the largest."""
-        return 1 + max(experience.task_label for experience in self.train_stream)
+        return 1 + max(task_labels(self.train_stream))
 
     def to_avalanche(self) -> Any:
         """The same streams as an Avalanche benchmark; see :func:`clplat.bridge.to_avalanche`."""
@@ -204,16 +233,22 @@ def digest(data: TensorData, samples: int = 256) -> str:
     return found.hexdigest()
 
 
+def task_labels(stream: Sequence[Experience]) -> Sequence[int]:
+    """The task label of each experience, without making any."""
+    return stream.tasks if isinstance(stream, LazyStream) else [experience.task_label for experience in stream]
+
+
 def stream(name: str, data: Sequence[TensorData]) -> tuple[Experience, ...]:
     """Experiences from data sets in order; the task label is the one their samples carry."""
-    experiences = []
-    for i, part in enumerate(data):
-        labels = torch.unique(part.task)
-        if len(labels) != 1:
-            raise ValueError(f"experience {i} of the {name} stream has {len(labels)} task labels, not one")
-        classes = () if part.y.is_floating_point() else tuple(torch.unique(part.y[part.y >= 0]).tolist())
-        experiences.append(Experience(part, i, int(labels), classes, name))
-    return tuple(experiences)
+    return tuple(_experience(name, i, part) for i, part in enumerate(data))
+
+
+def _experience(name: str, i: int, part: TensorData) -> Experience:
+    labels = torch.unique(part.task)
+    if len(labels) != 1:
+        raise ValueError(f"experience {i} of the {name} stream has {len(labels)} task labels, not one")
+    classes = () if part.y.is_floating_point() else tuple(torch.unique(part.y[part.y >= 0]).tolist())
+    return Experience(part, i, int(labels), classes, name)
 
 
 def class_groups(classes: Sequence[int], experiences: int) -> list[list[int]]:
