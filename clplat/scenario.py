@@ -153,6 +153,15 @@ class LazyData(TensorData):
         return LazyData(self.load, y, self.task.to(device), device=device, dtype=dtype or self.dtype)
 
 
+def joined(parts: Sequence[TensorData]) -> TensorData:
+    """Several data sets as one; of samples that are loaded when asked for it still loads none."""
+    y, task = torch.cat([part.y for part in parts]), torch.cat([part.task for part in parts])
+    if not any(isinstance(part, LazyData) for part in parts):
+        return TensorData(torch.cat([part.x for part in parts]), y, task)
+    places = [(part, i) for part in parts for i in range(len(part))]
+    return LazyData(lambda number: places[number][0][places[number][1]][0], y, task)
+
+
 @dataclass(frozen=True)
 class Experience:
     """A part of a stream, with its data.
@@ -214,6 +223,7 @@ class Scenario:
     test_stream: Sequence[Experience]
     valid_stream: Sequence[Experience] = field(default_factory=tuple)
     tests: tuple[int, ...] = ()
+    single_pass: bool = False
 
     settings: ClassVar[tuple[Setting, ...]] = ("class", "task", "domain")
 

@@ -29,13 +29,11 @@ def _with(scenario: Scenario, **changed: Any) -> Scenario:
 def _train(scenario: Scenario, change: Callable[[int, Experience], TensorData]) -> Scenario:
     """The scenario with each experience's training data changed."""
     stream = scenario.train_stream
-    return _with(
-        scenario, train_stream=LazyStream("train", lambda i: change(i, stream[i]), task_labels(scenario.train_stream))
-    )
+    return _with(scenario, train_stream=LazyStream("train", lambda i: change(i, stream[i]), task_labels(stream)))
 
 
 def _order(n: int, scenario: Scenario, seed: int, purpose: str, *numbers: int) -> Tensor:
-    """Samples in the order in which parts of them are taken: at random, or as they are where one goes on from another."""
+    """Samples in the order in which parts are taken: at random, or as they are where one goes on from another."""
     if scenario.spec.contiguous:
         return torch.arange(n)
     return torch.randperm(n, generator=generator(seed, purpose, *numbers))
