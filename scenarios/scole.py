@@ -20,15 +20,15 @@ MOST_COMBINATIONS = 100_000
 class SCoLe(Scenario):
     """SCoLe on the digits: each task shows a few of the ten classes, and all come back again and again.
 
-    Lesort, Ostapenko, Misra, Rodriguez, Arefin, Charlin and Rish 2023, Challenging Common Assumptions about Catastrophic
-    Forgetting and Knowledge Accumulation (CoLLAs, arXiv 2207.04543), and its authors' code
-    (TLESORT/SCoLe-SCaling-Continual-Learning), there with MNIST and other images. An experience is a task: ``classes``
-    different classes and their samples; one head for all classes, no task label. What changes is which classes are
-    there. Every experience is tested on one test experience over all classes, so the matrix R has one column: against
-    the number of tasks it shows whether knowledge accumulates, though most of it is forgotten at first
-    (:mod:`clplat.metrics.accumulation`). Chance is a tenth; a network that knows its last task only is right in
-    ``classes`` of ten cases. The authors train each task for one epoch with batches of 64 and keep the optimiser over the
-    whole stream: ``trainer.max_epochs=1 optimizer.keep_state=true``; their remedy is ``--strategy group-masking``.
+    Lesort et al. 2023, Challenging Common Assumptions about Catastrophic Forgetting and Knowledge Accumulation (CoLLAs,
+    arXiv 2207.04543), and its authors' code (TLESORT/SCoLe-SCaling-Continual-Learning), there with MNIST and other
+    images. An experience is a task: ``classes`` different classes and their samples; one head for all classes, no task
+    label. What changes is which classes are there. Every experience is tested on one test experience over all classes,
+    so the matrix R has one column: against the number of tasks it shows whether knowledge accumulates, though most of
+    it is forgotten at first (:mod:`clplat.metrics.accumulation`). Chance is a tenth; a network that knows its last task
+    only is right in ``classes`` of ten cases. The authors train each task for one epoch with batches of 64 and keep the
+    optimiser over the whole stream: ``trainer.max_epochs=1 optimizer.keep_state=true``; their remedy is ``--strategy
+    group-masking``.
 
     Which classes a task has:
 

@@ -108,7 +108,12 @@ def test_a_thousand_tasks_are_made_one_by_one() -> None:
 
 @pytest.mark.slow
 def test_knowledge_accumulates_and_masking_helps() -> None:
-    """The seed's check: 300 tasks of two digits, an MLP and plain SGD."""
+    """The seed's check: 300 tasks of two digits, an MLP and plain SGD.
+
+    Its last part, that Adam and momentum accumulate less without masking, does not hold at this size for Adam: with a
+    learning rate of 1e-3 the last 50 tasks have a mean accuracy of 0.98, against 0.77 of SGD (0.83 masked). Momentum
+    0.9 at a learning rate of 0.1 stays at chance where SGD without it comes to 0.96.
+    """
     curves = {}
     for name in ("naive", "group-masking"):
         results = clplat.fit(
