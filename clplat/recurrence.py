@@ -12,7 +12,7 @@ from clplat.errors import UsageError
 from clplat.randomness import generator
 
 Falling = Literal["power", "exponential", "uniform"]
-Law = Literal["power", "exponential", "uniform", "zipf", "cyclic"]
+Law = Literal["power", "exponential", "uniform", "zipf", "cyclic", "none"]
 
 
 def weight(law: Falling, lag: float, *, exponent: float = 1.0, offset: float = 0.0, decay: float = 1.0) -> float:
@@ -39,8 +39,8 @@ def visits(
     Tasks are introduced in order; at all other visits one of those seen so far comes back. Its lag is the number of
     visits since it was last shown, 1 for the one just shown. Under power, exponential and uniform the chance of a task
     is in proportion to the :func:`weight` of its lag; under zipf to ``rank^-exponent``, with ranks 1, 2, ... in an
-    order drawn by the seed; cyclic takes the task that was not shown for longest. What was shown last may come again at
-    once, and an exponential of few visits does so for ever: the others' lags soon grow out of its reach.
+    order drawn by the seed; cyclic takes the task that was not shown for longest, none the newest. What was shown last
+    may come again at once, and an exponential of few visits does so for ever: the others' lags grow out of its reach.
 
     Args:
         introduce: spread: task j is first shown at visit ``floor(j n / tasks)``; first: at visit j.
@@ -52,7 +52,7 @@ def visits(
         raise UsageError(f"scenario.visits={n}: each of the {tasks} experiences needs one visit at least")
     introduced = {(j if introduce == "first" else j * n // tasks): j for j in range(tasks)}
     rates: Tensor  # by lag - 1, or by task
-    if law == "zipf" or law == "cyclic":
+    if law == "zipf" or law == "cyclic" or law == "none":
         ranks = 1 + torch.randperm(tasks, generator=generator(seed, "recurrence/ranks"))
         rates = ranks.double() ** -exponent
     else:
@@ -67,6 +67,8 @@ def visits(
             task, seen = introduced[i], seen + 1
         elif law == "cyclic":
             task = int(last[:seen].argmin())
+        elif law == "none":
+            task = seen - 1
         else:
             sums = (rates[:seen] if law == "zipf" else rates[i - last[:seen] - 1]).cumsum(0)
             task = int(torch.searchsorted(sums, chance[i] * sums[-1], right=True).clamp(max=seen - 1))

@@ -69,6 +69,7 @@ def test_zipf_goes_by_a_rank_of_the_task() -> None:
 def test_cycles_go_round() -> None:
     assert visits(4, 10, "cyclic", 0, introduce="first") == (0, 1, 2, 3, 0, 1, 2, 3, 0, 1)
     assert visits(2, 6, "cyclic", 0) == (0, 0, 0, 1, 0, 1)
+    assert visits(3, 7, "none", 0) == (0, 0, 1, 1, 2, 2, 2)
 
 
 @pytest.mark.parametrize("law", ["power", "exponential", "uniform", "zipf", "cyclic"])
