@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clplat import registry, sizing
+from clplat import registry, sizing, wrapping
 from clplat.backbones.base import Backbone
 from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
@@ -48,7 +48,7 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
     optimizer_options = _options(config["optimizer"])
     make = registry.find("optimizer", config["optimizer"]["name"]).load()
     return assemble(
-        registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"])),
+        build_scenario(config["scenario"], seed),
         lambda: build_strategy(config["strategy"]),
         backbone_maker(entry, _options(config["backbone"])),
         trainer=TrainerSettings(**_options(config["trainer"])),
@@ -132,6 +132,10 @@ def assemble(
         warnings.append(
             "warning: trainer.carry_state=true, but the samples of this scenario do not go on from one another"
         )
+    if scenario.single_pass and trainer.max_epochs > 1:
+        warnings.append(
+            f"warning: each sample of this stream is meant to be seen once, but trainer.max_epochs={trainer.max_epochs}"
+        )
     strategy.attach(learner)
     if trainer.precision == "64":
         learner.double()
@@ -152,6 +156,11 @@ def backbone_maker(
         return sizing.sized(entry, options or {}, lambda own: entry.build(*given, **own))
 
     return make
+
+
+def build_scenario(section: Mapping[str, Any], seed: int) -> Scenario:
+    """The scenario of a configuration, with the options of every scenario applied."""
+    return wrapping.built(registry.find("scenario", section["name"]), _options(section), seed)
 
 
 def build_strategy(section: Mapping[str, Any]) -> Strategy:

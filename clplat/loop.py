@@ -351,8 +351,8 @@ class Run:
         if self.evaluations.new:
             self._adapt(self.scenario.train_stream[0])
         longer = self.evaluations.lengthen()
-        for experience in self.scenario.train_stream[: self.number + 1]:
-            self._adapt(experience)
+        for number in range(self.number + 1):  # not a slice, which would make all of a lazy stream at once
+            self._adapt(self.scenario.train_stream[number])
         self._started = self.number
         try:
             self.learner.load_state_dict(sharding.cut_state(found.state["model"], self.learner.state_dict()))

@@ -41,12 +41,11 @@ def equal(a: TensorData, b: TensorData) -> bool:
 @EVERY
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name: str, setting: str | None) -> None:
     torch.manual_seed(123)  # a generator that is not theirs must not matter
-    again = made.__wrapped__(name, setting, 0)
-    other = made(name, setting, 1)
+    again, other = streams(made.__wrapped__(name, setting, 0)), streams(made(name, setting, 1))
     for stream, experiences in streams(made(name, setting)).items():
         for i, experience in enumerate(experiences):
-            assert equal(experience.dataset, streams(again)[stream][i].dataset)
-            assert not equal(experience.dataset, streams(other)[stream][i].dataset)
+            assert equal(experience.dataset, again[stream][i].dataset)
+            assert not equal(experience.dataset, other[stream][i].dataset)
 
 
 @pytest.mark.parametrize("name", NAMES)
