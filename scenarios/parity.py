@@ -28,7 +28,8 @@ class NParityCurriculum(Scenario):
     labels. Inputs are +1 and -1 for a bit, 0 behind the end (the authors' bits are 0 and 1, one M for a batch). For
     parity the rate of ones is drawn for each training sequence from U(0, 1), as there, or is one half; for dms and in
     every test it is one half, so that chance is 0.5 for all N. Whether a sequence may be in the train or in the test
-    stream is told by the sequence itself (:func:`held_out`), since there are few short ones.
+    stream is told by all of it but its last bit (:func:`held_out`), since there are few short ones: none is in both,
+    and both answers are as likely.
 
     Experience e has N = first + e as its largest, and the test of experience e asks for that N alone: the matrix is
     how well each N is answered after each step of the curriculum. Training in experience e asks
@@ -81,15 +82,16 @@ class NParityCurriculum(Scenario):
             N = first + e
             asked = range(max(0, e + 1 - back) if name == "train" else e, e + 1)
 
-            def draw(rows: int) -> tuple[Tensor, Tensor]:
+            def draw(rows: int) -> tuple[Tensor, Tensor, Tensor]:
                 long_N = torch.randint(N + 2, N + 2 + int(stretch * N), (rows,), generator=source)
                 rate_N1 = torch.full((rows, 1), 0.5)
                 if name == "train" and task == "parity" and rate == "random":
                     rate_N1 = torch.rand((rows, 1), generator=source)
                 bit_NT = (torch.rand((rows, length), generator=source) < rate_N1).long()
-                return torch.where(torch.arange(length) < long_N[:, None], bit_NT, -1), long_N
+                bit_NT = torch.where(torch.arange(length) < long_N[:, None], bit_NT, -1)
+                return bit_NT.scatter(1, long_N[:, None] - 1, 0), bit_NT, long_N
 
-            bit_NT, long_N = drawn_apart(n, name == "test", seed, draw)
+            _, bit_NT, long_N = drawn_apart(n, name == "test", seed, draw)
             y_NTK = torch.full((n, length, experiences), IGNORED)
             for k in asked:
                 y_NTK[torch.arange(n), long_N - 1, k] = _answer(bit_NT, long_N, first + k, task)

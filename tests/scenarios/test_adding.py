@@ -9,6 +9,7 @@ import torch
 
 import clplat
 from clplat import optim
+from clplat.backbones.rnn.gru import GRU
 from clplat.errors import UsageError
 from clplat.scenarios.adding import Adding
 from clplat.settings import TrainerSettings
@@ -52,9 +53,9 @@ def test_a_network_learns_it_and_a_new_marker_is_not_known_before() -> None:
     result = clplat.fit(
         "naive",
         Adding(0, stream="marker", experiences=2, length=10, samples=2000, test_samples=300),
-        "gru",
-        optimizer=functools.partial(optim.adam, lr=5e-3),
-        trainer=TrainerSettings(max_epochs=8, progress="none", accelerator="cpu"),
+        lambda D: GRU(D, hidden=32),
+        optimizer=functools.partial(optim.adam, lr=1e-2),
+        trainer=TrainerSettings(max_epochs=6, progress="none", accelerator="cpu"),
     )
     assert result["matrix"][0][0] < 0.02
     assert result["matrix"][0][1] > 0.1
