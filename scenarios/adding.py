@@ -20,11 +20,10 @@ class Adding(Scenario):
     - unit (Le et al. 2015, arXiv 1504.00941, and most work since): numbers from [0, 1), marker 1 at one step of each
       half, else 0; the target is the sum. Who always says 1 has an error of 1/6 = 0.167.
     - original: numbers from [-1, 1], marker -1 at the first and the last step, 1 at two others, else 0: one of the
-      first ten steps, and one of the first T/2 - 1 that is not marked yet. The target is ``0.5 + (X1 + X2) / 4``; were
-      the first step marked, its X would be zero. Who always says 0.5 has an error of about 1/24 = 0.042; a sequence is
-      called processed correctly where the answer is wrong by less than 0.04. There T is drawn from [T, 1.1 T]; here it
-      is fixed within an experience. (The numbers are from the paper's text as it is commonly quoted; not checked
-      against its scan.)
+      first ten steps, and one of the first T/2 - 1 that are not marked yet. The target is ``0.5 + (X1 + X2) / 4``; the
+      number of the first step counts as zero if that is marked. Who always says 0.5 has an error of about 1/24 = 0.042;
+      there a sequence counts as processed correctly where the answer is wrong by less than 0.04, and T is drawn from
+      [T, 1.1 T] (here it is fixed within an experience).
 
     As a stream (domain-incremental) the experiences are
 
@@ -54,7 +53,7 @@ class Adding(Scenario):
     ) -> None:
         problems = at_least(1, experiences=experiences, samples=samples, test_samples=test_samples)
         shortest = share(length, 0, experiences) if stream == "length" and not problems else length
-        least = 2 if form == "unit" else 6
+        least = 2 if form == "unit" else 4
         if shortest < least:
             problems.append(
                 f"scenario.length={length}: {least} steps are needed"
@@ -76,8 +75,8 @@ class Adding(Scenario):
                 number_NT = 2 * number_NT - 1
                 marker_NT[:, 0] = marker_NT[:, -1] = -1
                 first_N1 = torch.randint(min(10, steps), (n, 1), generator=source)
-                second_N1 = torch.randint(steps // 2 - 2, (n, 1), generator=source)
-                second_N1 += second_N1 >= first_N1  # any of the first T/2 - 1 but the one that is marked
+                second_N1 = torch.randint(steps // 2 - 1, (n, 1), generator=source)
+                second_N1 += second_N1 >= first_N1  # among those that are not marked
             both_N2 = torch.cat([first_N1, second_N1], 1)
             marker_NT.scatter_(1, both_N2, 1.0)
             known_N2 = number_NT.gather(1, both_N2)
