@@ -34,9 +34,10 @@ class FormalLanguages(Scenario):
     The target is a token of five, at the last symbol alone. Guessing is right in 0.5 of bits, 0.2 of places; in modular
     arithmetic 0 is the most frequent answer (products with 0), in about 0.21. A string is tokens: a start
     token, then symbols: all languages use the same ones (1 to 8, of which bits are 1 and 2, moves 1 to 3, numbers 1 to
-    5, operators 6 to 8), then blanks (0). Published lengths: training on 3 to 40, test up to 256 (xLSTM) or 1 to 40 and
-    41 to 500; the test has lengths that training never has. Where it is set to have the same, strings are kept apart
-    by :func:`held_out`.
+    5, operators 6 to 8), then blanks (0).
+
+    Published lengths: training on 3 to 40 and test on 40 to 256 (xLSTM), or 1 to 40 and 41 to 500; here the test has
+    lengths that training never has. Where they are set to be the same, :func:`held_out` keeps the strings apart.
 
     As a stream the experiences are
 

@@ -43,6 +43,11 @@ class RandomMemoryAccess(Scenario):
     Experience e has passages (and numbers) of its own: forgetting is of old passages, by either access.
     Domain-incremental. Tokens: 0 blank; READ; sentence numbers; passage numbers; words.
 
+    Measured on small networks: a GRU recites all passages that were only written (1.0), and of their sentences the
+    first ones alone (a third, with three in a passage), which are at the start. A transformer of two layers answers in
+    context (0.97), with 130 passages taught. That recitation closes the gap (the paper's finding on GPT-2) did not show
+    at this size: 0.88 to 1.0 of the passage's tokens are recited, but the sentence is not taken from them (0.1 exact).
+
     Assumed: sizes (the paper's passages are texts of SQuAD, its questions in words), random words, and how sentences
     are marked in a permuted writing. Questions that need a span, and questions on open domains, are not here.
 
