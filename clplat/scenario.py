@@ -77,6 +77,10 @@ class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """The samples at some positions, as a data set of its own."""
         return TensorData(*self.rows(index))
 
+    def labelled(self, y: Tensor, task: Tensor | int = 0) -> TensorData:
+        """The same inputs with other targets and task labels."""
+        return TensorData(self.x, y, task)
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TensorData:
         """The same samples on a device, floating-point inputs as ``dtype``."""
         x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))
@@ -136,6 +140,10 @@ class LazyData(TensorData):
         numbers, held = index.tolist(), index.to(self.y.device)
         load = self.load  # not self, whose labels need not be kept
         return LazyData(lambda i: load(numbers[i]), self.y[held], self.task[held], device=self.device, dtype=self.dtype)
+
+    def labelled(self, y: Tensor, task: Tensor | int = 0) -> LazyData:
+        """The same inputs with other targets and task labels, still loaded when they are asked for."""
+        return LazyData(self.load, y, task, device=self.device, dtype=self.dtype)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> LazyData:
         """The same samples, brought to a device as they are loaded."""
