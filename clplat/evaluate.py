@@ -20,20 +20,24 @@ from clplat.metrics import measures
 from clplat.scenario import Experience, TensorData
 
 
-def chosen(rule: str, seen: int, total: int) -> list[int]:
-    """Which experiences to evaluate after ``seen`` of ``total`` have been trained.
+def chosen(rule: str, seen: int, total: int, tested: Sequence[int] | None = None) -> list[int]:
+    """Which test experiences to evaluate after ``seen`` experiences have been trained, in increasing order.
 
     Args:
         rule: ``all``; ``seen+next``; ``last-k``: the k seen last; ``auto``: all up to 50 experiences, else seen+next.
+        total: test experiences.
+        tested: the test experience that belongs to each training experience; None: the one at the same position.
     """
+    tested = range(total) if tested is None else tested
     if rule == "auto":
         rule = "all" if total <= 50 else "seen+next"
     if rule == "all":
         return list(range(total))
     if rule == "seen+next":
-        return list(range(min(seen + 1, total)))
+        return sorted(set(tested[: seen + 1]))
     if rule.startswith("last-") and rule[5:].isdigit() and int(rule[5:]) > 0:
-        return list(range(max(0, seen - int(rule[5:])), min(seen, total)))
+        latest = dict.fromkeys(reversed(tested[:seen]))
+        return sorted(list(latest)[: int(rule[5:])])
     raise UsageError(f"eval.experiences={rule}: not a rule.{suggestion(rule, ['auto', 'all', 'seen+next', 'last-k'])}")
 
 
@@ -51,8 +55,7 @@ def evaluate(
     ranks, target, carry = learner.ranks, learner.target, learner.settings.carry_state
     orders = {j: lanes.order(len(stream[j].dataset), batch_size) for j in which} if carry else {}
     state: State = None
-    names = ("loss", *measures.NAMES[target])
-    table = torch.zeros(len(pieces), len(names), 2, dtype=torch.float64, device=ranks.device)
+    table = torch.zeros(len(pieces), len(measures.SUM_NAMES[target]), dtype=torch.float64, device=ranks.device)
     dtype = next(learner.parameters()).dtype
     # Gathered, since ranks may have unequal numbers of batches.
     with learner.evaluating(), learner.deployed(), sharding.gathered(learner.backbone):
@@ -69,10 +72,9 @@ def evaluate(
             x, y, task = TensorData(*stream[j].dataset.rows(rows)).to(ranks.device, dtype).rows(slice(None))
             output = learner.respond(x, task, state)
             state, logits = output.state if carry else None, output.logits
-            table[number] = measures.table(target, logits if dtype == torch.float64 else logits.float(), y)
+            table[number] = measures.sums(target, logits if dtype == torch.float64 else logits.float(), y)
     sums = ranks.all_reduce(table).cpu()
     found: dict[int, dict[str, float]] = {}
     for j in which:
-        over_j = sums[[number for number, (k, _) in enumerate(pieces) if k == j]].sum(0)
-        found[j] = dict(zip(names, (over_j[:, 0] / over_j[:, 1]).tolist(), strict=True))
+        found[j] = measures.values(target, sums[[number for number, (k, _) in enumerate(pieces) if k == j]].sum(0))
     return found

@@ -148,7 +148,7 @@ def worst(target: Target, logits: Interval, y: Tensor) -> Tensor:
     speaks against the bit; for values the end farther away.
     """
     low, high = logits.lower, logits.upper
-    if target == "value":
+    if target in ("value", "series"):
         return torch.where((low - y).abs() > (high - y).abs(), low, high)
     if target == "bits":
         return torch.where(y == 1, low, high)

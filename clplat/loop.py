@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from clplat.heads.head import GrowingHead
 from clplat.identity import Identity
 from clplat.lanes import Lanes
 from clplat.learner import Learner, StepReport
-from clplat.metrics.summary import summary
+from clplat.metrics.summary import average_of, summary
 from clplat.randomness import derive
 from clplat.scenario import Experience, Scenario
 from clplat.settings import EvalSettings
@@ -113,7 +113,8 @@ class Run:
                 self._finish(experience)
                 self.marker = EVALUATE
                 self._save()
-            which = evaluate.chosen(self.eval_settings.experiences, self.number + 1, len(self.scenario.test_stream))
+            total, tested = len(self.scenario.test_stream), self.scenario.tested
+            which = evaluate.chosen(self.eval_settings.experiences, self.number + 1, total, tested)
             self.matrix.append(self._evaluate(self.number, which))
             self.number, self.marker, self.phase, self.position = self.number + 1, TRAIN, 0, 0
         return self._results()
@@ -199,10 +200,12 @@ class Run:
         line["test_loss"] = [losses.get(j) for j in range(len(row))]
         if after >= 0:
             assert self.baseline is not None
-            self._watch(found, range(after + 1))
+            learned = set(self.scenario.tested[: after + 1])
+            self._watch(found, learned)
             line["summary"], _ = self._summary([*self.matrix, row])
-            seen = [value for value in row[: after + 1] if value is not None]
-            line["average_seen"] = sum(seen) / len(seen) if seen else None
+            line["average_seen"] = average_of(row, learned)
+        elif self.scenario.tests:
+            line["tests"] = self.scenario.tests
         self.record.log(**line)
         self.record.timing(event="evaluate", experience=after, seconds=round(time.monotonic() - started, 4))
         self.record.heartbeat(experience=self.number, step=self.learner.step)
@@ -225,6 +228,7 @@ class Run:
             "direction": spec.direction,
             "matrix": self.matrix,
             "baseline": self.baseline,
+            **({"tests": self.scenario.tests} if self.scenario.tests else {}),
             "summary": values,
             "reasons": reasons,
             "steps": self.learner.step,
@@ -246,9 +250,9 @@ class Run:
     def _summary(self, matrix: list[list[float | None]]) -> tuple[dict[str, float | None], dict[str, str]]:
         assert self.baseline is not None
         watched = self.lowest if self.eval_settings.every else None
-        return summary(matrix, self.baseline, self.scenario.spec.direction, watched)
+        return summary(matrix, self.baseline, self.scenario.spec.direction, watched, self.scenario.tested)
 
-    def _watch(self, found: Mapping[int, Mapping[str, float]], learned: range) -> None:
+    def _watch(self, found: Mapping[int, Mapping[str, float]], learned: Collection[int]) -> None:
         """Keep the worst value of each experience that has been learned."""
         spec = self.scenario.spec
         worse = min if spec.direction == "max" else max
@@ -260,9 +264,10 @@ class Run:
     def _look(self) -> None:
         """Evaluate the experiences so far between two optimiser steps."""
         total = len(self.scenario.test_stream)
-        which = list(range(min(self.number + 1, total)))
+        tested = self.scenario.tested
+        which = sorted(set(tested[: self.number + 1]))
         found = evaluate.evaluate(self.learner, self.scenario.test_stream, which, self.eval_settings.batch_size)
-        self._watch(found, range(self.number))
+        self._watch(found, set(tested[: self.number]))
         metric = self.scenario.spec.metric
         row = [found[j][metric] if j in found else None for j in range(total)]
         self.record.log(event="look", experience=self.number, step=self.learner.step, **{metric: row})

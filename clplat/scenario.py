@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Setting = Literal["class", "task", "domain"]
-Target = Literal["class", "token", "bits", "value"]
-PER_STEP: tuple[Target, ...] = ("token", "bits")  # targets with an answer at each step
+Target = Literal["class", "token", "bits", "value", "series"]
+PER_STEP: tuple[Target, ...] = ("token", "bits", "series")  # targets with an answer at each step
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Spec:
         contiguous: each sample of an experience goes on where the one before it ended.
         encoder: how a sample is best read as a sequence.
         target: what is predicted: one class, y (N,); a token at each step, y (N, T) with -100 where nothing is asked;
-            bits at each step, y (N, T, F) of 0 and 1, with -100 where nothing is asked; or values, y (N, K).
+            bits at each step, y (N, T, F) of 0 and 1, with -100 where nothing is asked; values, y (N, K); or a
+            series of values, one vector at each step, y (N, T, K) with NaN where nothing is asked.
         vocabulary: number of different input tokens; None where inputs are vectors or images.
         metric: the primary metric, one of ``metrics.measures``; direction says whether larger or smaller is better.
     """
@@ -172,14 +173,29 @@ class Experience:
 
 @dataclass
 class Scenario:
-    """Streams and what they consist of. Families subclass it or build one with :func:`from_tensors`."""
+    """Streams and what they consist of.
+
+    Args:
+        tests: for each training experience the position in the test stream of what it teaches, for streams in which
+            tasks return and the test stream is shorter; empty where it is the same position.
+    """
 
     spec: Spec
     train_stream: Sequence[Experience]
     test_stream: Sequence[Experience]
     valid_stream: Sequence[Experience] = field(default_factory=tuple)
+    tests: tuple[int, ...] = ()
 
     settings: ClassVar[tuple[Setting, ...]] = ("class", "task", "domain")
+
+    def __post_init__(self) -> None:
+        if self.tests and len(self.tests) != len(self.train_stream):
+            raise ValueError(f"{len(self.tests)} places of test for {len(self.train_stream)} training experiences")
+
+    @property
+    def tested(self) -> tuple[int, ...]:
+        """For each training experience the position in the test stream of what it teaches."""
+        return self.tests or tuple(range(len(self.train_stream)))
 
     @property
     def tasks(self) -> int:

@@ -82,7 +82,7 @@ class PowerLawRehearsal(Strategy):
         self._last: list[int] = []  # the experience in which each was last trained on
         self.counts: list[int] = []  # of each older experience in the current one
         self.steps: list[int | None] = []  # to criterion, of each experience; None if it was not reached
-        self.recent: list[list[float]] = []  # numerators and denominators of the window, the current step's last
+        self.recent: list[list[float]] = []  # what the measures are made of, of the window, the current step's last
         self.first = -1  # the current experience's first step
 
     def adapt(self, learner: Learner, experience: Experience) -> None:
@@ -120,25 +120,19 @@ class PowerLawRehearsal(Strategy):
             return
         stream = batch["stream"]
         own = (stream.index < len(self._seen[-1]))[stream.local].to(stream.y.device)
-        sums = measures.MEASURES[learner.target](batch.of("stream", output.logits)[own], stream.y[own])
-        pair = [
-            torch.as_tensor(value, dtype=torch.float64, device=own.device) for value in sums[self._measure(learner)]
-        ]
-        found = learner.ranks.all_reduce(torch.stack(pair)).tolist()
+        sums = measures.sums(learner.target, batch.of("stream", output.logits)[own], stream.y[own])
+        found = learner.ranks.all_reduce(sums).tolist()
         if batch.micro:
             found = [a + b for a, b in zip(self.recent.pop(), found, strict=True)]
         self.recent = [*self.recent, found][-self.window :]
 
     def after_step(self, learner: Learner, batch: Batch) -> None:
         if self.steps[-1] is None and len(self.recent) == self.window:
-            right, asked = (sum(column) for column in zip(*self.recent, strict=True))
-            value = right / max(asked, 1)
-            better = value <= self.criterion if learner.target == "value" else value >= self.criterion
-            if asked and better:
+            name = measures.NAMES[learner.target][0]
+            value = measures.values(learner.target, torch.tensor(self.recent, dtype=torch.float64).sum(0))[name]
+            # neither holds of NaN, which is what nothing asked gives
+            if value <= self.criterion if name in measures.SMALLER_IS_BETTER else value >= self.criterion:
                 self.steps[-1] = batch.step + 1 - self.first
-
-    def _measure(self, learner: Learner) -> str:
-        return measures.NAMES[learner.target][0]
 
     def report(self) -> dict[str, Any]:
         first = self.steps[0] if self.steps else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clplat.errors import UsageError
-from clplat.metrics.measures import IGNORED
+from clplat.metrics.measures import asked_steps
 from clplat.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TemporalConsistency(Strategy):
         change_NT = (output.features[:, 1:] - output.features[:, :-1]).square().mean(-1)
         pairs_NT = torch.ones_like(change_NT)
         if self.over == "quiet":
-            asked_NT = (batch.y != IGNORED).flatten(2).any(-1) if batch.y.ndim == 3 else batch.y != IGNORED
+            asked_NT = asked_steps(learner.target, batch.y)
             pairs_NT = (~(asked_NT[:, 1:] | asked_NT[:, :-1])).to(change_NT.dtype)
         mean_N = (change_NT * pairs_NT).sum(1) / pairs_NT.sum(1).clamp(min=1)
         return {"consistency": self.strength * mean_N}

@@ -19,13 +19,13 @@ from clplat.fisher.directions import factor
 from clplat.heads.head import SharedHead
 from clplat.learner import Learner
 from clplat.loop import Run
-from clplat.metrics.measures import IGNORED
-from clplat.scenario import LazyData, Scenario, Spec, Target, TensorData, stream
+from clplat.metrics.measures import IGNORED, asked
+from clplat.scenario import PER_STEP, LazyData, Scenario, Spec, Target, TensorData, stream
 from clplat.settings import EvalSettings, TrainerSettings
 from clplat.strategies.ewc import EWC
 
 KINDS: tuple[FisherKind, ...] = ("exact", "sampled", "empirical", "batched")
-TARGETS: tuple[Target, ...] = ("class", "token", "bits", "value")
+TARGETS: tuple[Target, ...] = ("class", "token", "bits", "value", "series")
 N, T, D, C = 7, 5, 4, 3
 
 
@@ -59,7 +59,7 @@ class Network(nn.Module):
         h = self.body(x)
         h = h[0] if isinstance(h, tuple) else h
         h = h if self.scale is None else h * self.scale
-        return self.head(h if self.target in ("token", "bits") else h[:, -1])
+        return self.head(h if self.target in PER_STEP else h[:, -1])
 
 
 def targets(target: Target, n: int) -> Tensor:
@@ -67,6 +67,8 @@ def targets(target: Target, n: int) -> Tensor:
         return torch.randint(C, (n,))
     if target == "value":
         return torch.randn(n, C)
+    if target == "series":
+        return torch.randn(n, T, C).masked_fill(torch.rand(n, T, C) < 0.4, torch.nan)
     shape = (n, T) if target == "token" else (n, T, C)
     return torch.randint(C if target == "token" else 2, shape).masked_fill(torch.rand(shape) < 0.4, IGNORED)
 
@@ -139,20 +141,21 @@ def test_slices_add_up(kind: FisherKind, target: Target) -> None:
         close({name: first[name] + second[name] for name in first}, of((0, N)))
 
 
-@pytest.mark.parametrize("target", ["token", "bits"])
+@pytest.mark.parametrize("target", ["token", "bits", "series"])
 @pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
 def test_what_is_not_asked_does_not_count(kind: FisherKind, target: Target) -> None:
     module, batch = Network("mlp", target), make_batch(target)
     step = torch.rand(N, T) < 0.5  # steps at which nothing is asked
-    y = batch.y.masked_fill(step if target == "token" else step[..., None], IGNORED)
-    y[2] = IGNORED
+    nothing_asked = torch.nan if target == "series" else IGNORED
+    y = batch.y.masked_fill(step if target == "token" else step[..., None], nothing_asked)
+    y[2] = nothing_asked
     plain = fisher(module, [batch._replace(y=y)], kind=kind, target=target)
     other = torch.where(step[..., None], torch.randn(N, T, D), batch.x)
     other[2] = torch.randn(T, D)
     assert batch.uniform is not None
-    redrawn = torch.where(y == IGNORED, torch.rand(y.shape), batch.uniform)
+    redrawn = torch.where(asked(target, y), batch.uniform, torch.rand(y.shape))
     close(fisher(module, [batch._replace(x=other, y=y, uniform=redrawn)], kind=kind, target=target), plain)
-    nothing = fisher(module, [batch._replace(y=torch.full_like(y, IGNORED))], kind=kind, target=target)
+    nothing = fisher(module, [batch._replace(y=torch.full_like(y, nothing_asked))], kind=kind, target=target)
     assert all((value == 0).all() for value in nothing.values())
 
 
@@ -204,7 +207,7 @@ def test_logistic_bits_in_closed_form() -> None:
     close(of("empirical"), {"w": error.T @ x[:, 0].square() / 50, "b": error.mean(0)})
 
 
-@pytest.mark.parametrize("target", ["token", "bits", "value"])
+@pytest.mark.parametrize("target", ["token", "bits", "value", "series"])
 def test_sampled_approaches_exact(target: Target) -> None:
     module, draws = Network("gru", target), 3000
     batch = make_batch(target, 3)

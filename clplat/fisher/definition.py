@@ -10,6 +10,7 @@ The distribution is that of the target:
 - ``token``: at each labelled step of logits (N, T, V) a softmax, the labels independent of each other given the input.
 - ``bits``: each asked output of logits (N, T, F) a Bernoulli variable of its own.
 - ``value``: a Gaussian of unit variance around predictions (N, K).
+- ``series``: the same around each asked value of predictions (N, T, K).
 
 The log-likelihood of a sample is the *sum* over its steps, bits or values. The loss that is trained on
 (:func:`clplat.metrics.measures.base_loss`) is its negative for classes and values, but takes the *mean* over steps and
@@ -17,7 +18,7 @@ bits; so the Fisher of a sequence grows with its labelled steps and the loss doe
 
 - ``exact``: the inner expectation in full. For classes a sum over all of them weighted by p; for tokens one over
   labelled steps and vocabulary, because the scores of independent labels do not correlate; for bits and values one over
-  outputs. More than 64 terms of tokens or bits are refused.
+  outputs. More than 64 terms of tokens, bits or a series are refused.
 - ``sampled``: one ``y`` drawn from the model for each sample, a label at each of its steps: unbiased, one backward.
 - ``empirical``: the ``y`` of the data in place of the draw. Not the Fisher: it does not see the model's own
   uncertainty, and vanishes where the data are fitted (Kunstner et al. 2019).
@@ -44,12 +45,13 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from clplat.errors import UsageError
-from clplat.metrics.measures import IGNORED, base_loss
+from clplat.metrics import measures
+from clplat.metrics.measures import base_loss
 from clplat.scenario import Target
 
 FisherKind = Literal["exact", "sampled", "empirical", "batched", "sensitivity"]
 Logits = Callable[[Tensor, Tensor], Tensor]  # (x, task) of n samples -> (n, ...); C may differ from call to call
-LIMIT = 64  # terms of the exact Fisher of tokens and bits
+LIMIT = 64  # terms of the exact Fisher of targets with an answer at each step
 
 
 class FisherBatch(NamedTuple):
@@ -57,8 +59,8 @@ class FisherBatch(NamedTuple):
 
     Attributes:
         x: inputs, sample first; may be empty (a rank's share of a small batch).
-        y: labels (n,), tokens (n, T), bits (n, T, F) or values (n, K). The kinds ``exact`` and ``sampled`` look only at
-            which steps or bits are asked (not -100).
+        y: labels (n,), tokens (n, T), bits (n, T, F), values (n, K) or a series (n, T, K). The kinds ``exact`` and
+            ``sampled`` look only at what is asked (not -100, not NaN).
         task: task labels (n,).
         uniform: for the kind ``sampled``, one number in [0, 1) for each entry of ``y``, which picks what is drawn by
             the inverse of the cumulative distribution. Drawn by the caller for the global batch and sliced like ``x``,
@@ -94,14 +96,15 @@ def passes(y: Tensor, outputs: int, target: Target) -> int:
         target: what is predicted.
 
     Raises:
-        UsageError: they are more than 64 and the target is token or bits.
+        UsageError: they are more than 64 and the target has an answer at each step.
     """
     if target in ("class", "value"):
         return outputs
-    asked = int((y != IGNORED).flatten(1).sum(1).max()) if y.numel() else 0
+    asked = int(measures.asked(target, y).flatten(1).sum(1).max()) if y.numel() else 0
     count = asked * outputs if target == "token" else asked
     if count > LIMIT:
-        what = f"{asked} labelled steps of {outputs} tokens" if target == "token" else f"{asked} bits"
+        kind = "bits" if target == "bits" else "values"
+        what = f"{asked} labelled steps of {outputs} tokens" if target == "token" else f"{asked} {kind}"
         raise UsageError(
             f"the exact Fisher of {what} would take {count} backward passes a batch, more than {LIMIT}: choose the "
             "sampled one, which takes one, by strategy.fisher=sampled"
@@ -112,11 +115,11 @@ def passes(y: Tensor, outputs: int, target: Target) -> int:
 def check(output: Tensor, batch: FisherBatch, kind: FisherKind, target: Target) -> None:
     """Raise ValueError where shapes or labels do not fit, UsageError where ``exact`` would take too long."""
     n, y = len(batch.x), batch.y
-    dimensions = {"class": "NC", "token": "NTV", "bits": "NTF", "value": "NK"}[target]
+    dimensions = {"class": "NC", "token": "NTV", "bits": "NTF", "value": "NK", "series": "NTK"}[target]
     if output.ndim != len(dimensions) or len(output) != n:
         wanted = ", ".join([str(n), *dimensions[1:]])
         raise ValueError(f"logits of {n} samples must be ({wanted}), not {tuple(output.shape)}")
-    shape = output.shape if target in ("bits", "value") else output.shape[:-1]
+    shape = output.shape[:-1] if target in ("class", "token") else output.shape
     if y.shape != shape and kind != "sensitivity" and (target != "class" or kind in ("empirical", "batched")):
         raise ValueError(f"targets must be {tuple(shape)}, not {tuple(y.shape)}")
     if kind == "sensitivity":
@@ -126,8 +129,8 @@ def check(output: Tensor, batch: FisherBatch, kind: FisherKind, target: Target) 
     elif kind == "sampled":
         if batch.uniform is None or batch.uniform.shape != shape:
             raise ValueError(f"the sampled Fisher needs FisherBatch.uniform, numbers in [0, 1) of shape {tuple(shape)}")
-    elif target != "value":
-        asked = slice(None) if target == "class" else y != IGNORED
+    elif target not in ("value", "series"):
+        asked = measures.asked(target, y)
         logits, label = output.detach()[asked], y[asked].long()
         count = 2 if target == "bits" else output.shape[-1]
         wrong = bool(((label < 0) | (label >= count)).any())
@@ -153,7 +156,9 @@ def scores(output: Tensor, one: FisherBatch, kind: FisherKind, target: Target) -
     if kind == "sensitivity":
         yield out.masked_fill(out == -torch.inf, 0.0).square().sum()
         return
-    if target == "value":
+    if target in ("value", "series"):
+        known = measures.asked(target, y)
+        out, y, uniform = out[known], y[known], None if uniform is None else uniform[known]
         if kind == "exact":
             yield from out  # E (y - mu)^2 = 1
         else:
@@ -166,7 +171,7 @@ def scores(output: Tensor, one: FisherBatch, kind: FisherKind, target: Target) -
     if target == "class":
         out, y, uniform = out[None], y[None], None if uniform is None else uniform[None]
     else:
-        asked = y != IGNORED
+        asked = measures.asked(target, y)
         out, y, uniform = out[asked], y[asked].long(), None if uniform is None else uniform[asked]
     if target == "bits":
         log_p = torch.stack([nnf.logsigmoid(-out), nnf.logsigmoid(out)], -1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clplat.fisher.definition import FisherBatch, FisherKind, draw, normal
-from clplat.metrics.measures import IGNORED
+from clplat.metrics import measures
 from clplat.scenario import Target
 
 
@@ -36,7 +36,15 @@ def directions(output: Tensor, batch: FisherBatch, kind: FisherKind, target: Tar
         else:
             yield y.to(output) - output if kind == "empirical" else _normal(batch, output)
         return
-    asked = torch.ones_like(batch.task, dtype=torch.bool) if target == "class" else y != IGNORED
+    asked = torch.ones_like(batch.task, dtype=torch.bool) if target == "class" else measures.asked(target, y)
+    if target == "series":
+        if kind == "exact":
+            for at_NP in _each(asked.flatten(1)):
+                yield at_NP.to(output.dtype).reshape(output.shape)
+        else:
+            u_NTK = y.to(output) - output if kind == "empirical" else _normal(batch, output)
+            yield torch.where(asked, u_NTK, 0.0)
+        return
     if target == "bits":
         p = output.sigmoid()
         if kind == "exact":

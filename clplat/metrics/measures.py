@@ -1,79 +1,154 @@
-"""What a batch of predictions is worth: sums and counts that add up over batches, experiences and ranks.
+"""What a batch of predictions is worth: sums that add up over batches, experiences and ranks, and what follows from
+them.
 
-Each measure of a target is a numerator and a denominator; the value on an experience is their quotient over all of its
-batches, so that uneven batches weigh what they should.
+The sums of a target are counts and totals of a batch; added over all batches of an experience they give each measure,
+so that uneven batches weigh what they should and nothing is averaged twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from clplat.scenario import Target
+from clplat.scenario import PER_STEP, Target
 
 IGNORED = -100  # label of a step at which nothing is asked
 
-Sums = dict[str, tuple[Tensor, Tensor | int]]
+Sums = dict[str, Tensor | int]
+
+
+def asked(target: Target, y: Tensor) -> Tensor:
+    """Which entries of the targets are asked for: a mask of their shape."""
+    if target in ("value", "series"):
+        return ~y.isnan()
+    return torch.ones_like(y, dtype=torch.bool) if target == "class" else y != IGNORED
+
+
+def asked_steps(target: Target, y: Tensor) -> Tensor:
+    """The steps of each sample at which anything is asked, (N, T), for targets with an answer at each step."""
+    assert target in PER_STEP, target
+    return asked(target, y).flatten(2).any(-1) if y.ndim == 3 else asked(target, y)
 
 
 def class_sums(logits_NC: Tensor, y_N: Tensor) -> Sums:
-    """accuracy: share of samples whose largest logit is the label's."""
-    return {"accuracy": ((logits_NC.argmax(-1) == y_N).sum(), len(y_N))}
+    """right: samples whose largest logit is the label's."""
+    return {"right": (logits_NC.argmax(-1) == y_N).sum()}
 
 
 def token_sums(logits_NTV: Tensor, y_NT: Tensor) -> Sums:
-    """accuracy: share of labelled steps that are right. sequence_accuracy: share of samples whose labelled steps are
-    all right."""
+    """asked: labelled steps. right: those whose largest logit is the label's. whole: samples whose labelled steps are
+    all right. nll: negative log-likelihood over labelled steps, in nats."""
     asked_NT = y_NT != IGNORED
     right_NT = logits_NTV.argmax(-1) == y_NT
+    nll_NT = nnf.cross_entropy(logits_NTV.transpose(1, 2), y_NT, ignore_index=IGNORED, reduction="none")
     return {
-        "accuracy": ((right_NT & asked_NT).sum(), asked_NT.sum()),
-        "sequence_accuracy": ((right_NT | ~asked_NT).all(-1).sum(), len(y_NT)),
+        "asked": asked_NT.sum(),
+        "right": (right_NT & asked_NT).sum(),
+        "whole": (right_NT | ~asked_NT).all(-1).sum(),
+        "nll": nll_NT.double().sum(),
     }
 
 
 def bit_sums(logits_NTF: Tensor, y_NTF: Tensor) -> Sums:
-    """accuracy: share of asked bits that are right, a bit being 1 where its logit is positive. sequence_accuracy: share
-    of samples whose asked bits are all right."""
+    """asked: bits. right: asked bits that are right, a bit being 1 where its logit is positive. whole: samples whose
+    asked bits are all right."""
     asked_NTF = y_NTF != IGNORED
     right_NTF = (logits_NTF > 0) == (y_NTF == 1)
     return {
-        "accuracy": ((right_NTF & asked_NTF).sum(), asked_NTF.sum()),
-        "sequence_accuracy": ((right_NTF | ~asked_NTF).flatten(1).all(1).sum(), len(y_NTF)),
+        "asked": asked_NTF.sum(),
+        "right": (right_NTF & asked_NTF).sum(),
+        "whole": (right_NTF | ~asked_NTF).flatten(1).all(1).sum(),
     }
 
 
-def value_sums(predicted_NK: Tensor, y_NK: Tensor) -> Sums:
-    """mse: mean squared error over samples and values."""
-    return {"mse": ((predicted_NK - y_NK).double().square().sum(), y_NK.numel())}
+def value_sums(predicted: Tensor, y: Tensor) -> Sums:
+    """asked: values. error: squared errors. total and squares: the values themselves, and their squares."""
+    asked_ = ~y.isnan()
+    error = torch.where(asked_, predicted - y.nan_to_num(), 0.0).double()
+    known = y.nan_to_num().double()
+    return {
+        "asked": asked_.sum(),
+        "error": error.square().sum(),
+        "total": known.sum(),
+        "squares": known.square().sum(),
+    }
 
 
-MEASURES: dict[Target, Callable[[Tensor, Tensor], Sums]] = {
+SUMS: dict[Target, Callable[[Tensor, Tensor], Sums]] = {
     "class": class_sums,
     "token": token_sums,
     "bits": bit_sums,
     "value": value_sums,
+    "series": value_sums,
 }
-NAMES: dict[Target, tuple[str, ...]] = {
-    "class": ("accuracy",),
-    "token": ("accuracy", "sequence_accuracy"),
-    "bits": ("accuracy", "sequence_accuracy"),
-    "value": ("mse",),
+SUM_NAMES: dict[Target, tuple[str, ...]] = {
+    "class": ("samples", "loss", "right"),
+    "token": ("samples", "loss", "asked", "right", "whole", "nll"),
+    "bits": ("samples", "loss", "asked", "right", "whole"),
+    "value": ("samples", "loss", "asked", "error", "total", "squares"),
+    "series": ("samples", "loss", "asked", "error", "total", "squares"),
 }
+
+
+def _share(of: str, over: str) -> Callable[[Mapping[str, float]], float]:
+    return lambda sums: sums[of] / sums[over] if sums[over] else math.nan
+
+
+def _perplexity(sums: Mapping[str, float]) -> float:
+    nats = _share("nll", "asked")(sums)
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def _bits(sums: Mapping[str, float]) -> float:
+    return _share("nll", "asked")(sums) / math.log(2)
+
+
+def _nrmse(sums: Mapping[str, float]) -> float:
+    deviation = sums["squares"] - sums["total"] ** 2 / sums["asked"] if sums["asked"] else 0.0
+    return math.sqrt(sums["error"] / deviation) if deviation > 0 else math.nan
+
+
+# The measures of each target by name, the first being the one that is looked at where one is needed.
+#   accuracy           share of samples, asked steps or asked bits that are right
+#   sequence_accuracy  share of samples in which all that is asked is right
+#   nll                nats for each asked token; perplexity is exp(nll), bits is nll / ln 2 (of bytes: bits per byte)
+#   mse                mean squared error over asked values
+#   nrmse              sqrt(sum (y' - y)^2 / sum (y - mean y)^2) over asked values: 1 is what their mean would get
+MEASURES: dict[Target, dict[str, Callable[[Mapping[str, float]], float]]] = {
+    "class": {"accuracy": _share("right", "samples")},
+    "token": {
+        "accuracy": _share("right", "asked"),
+        "sequence_accuracy": _share("whole", "samples"),
+        "nll": _share("nll", "asked"),
+        "perplexity": _perplexity,
+        "bits": _bits,
+    },
+    "bits": {"accuracy": _share("right", "asked"), "sequence_accuracy": _share("whole", "samples")},
+    "value": {"mse": _share("error", "asked"), "nrmse": _nrmse},
+    "series": {"mse": _share("error", "asked"), "nrmse": _nrmse},
+}
+NAMES: dict[Target, tuple[str, ...]] = {target: tuple(measures) for target, measures in MEASURES.items()}
+SMALLER_IS_BETTER = frozenset({"nll", "perplexity", "bits", "mse", "nrmse"})
 
 
 def base_loss(target: Target, logits: Tensor, y: Tensor) -> Tensor:
     """The loss of each sample, (N,): cross-entropy; for tokens its mean over the sample's labelled steps; for bits the
     binary cross-entropy, its mean over the sample's asked bits; for values half the squared error summed over values,
-    the negative log-likelihood of a unit-variance Gaussian up to a constant.
+    the negative log-likelihood of a unit-variance Gaussian up to a constant; for a series the same at each step, its
+    mean over the steps at which anything is asked.
     """
     if target == "value":
         return 0.5 * (logits - y).square().flatten(1).sum(1)
     if target == "class":
         return nnf.cross_entropy(logits, y, reduction="none")
+    if target == "series":
+        known_NTK = ~y.isnan()
+        error_NTK = torch.where(known_NTK, logits - y.nan_to_num(), 0.0)
+        return 0.5 * error_NTK.square().flatten(1).sum(1) / known_NTK.any(-1).sum(1).clamp(min=1)
     if target == "bits":
         asked_NTF = (y != IGNORED).to(logits.dtype)
         bits_NTF = (y == 1).to(logits.dtype)
@@ -83,10 +158,16 @@ def base_loss(target: Target, logits: Tensor, y: Tensor) -> Tensor:
     return loss_NT.sum(1) / (y != IGNORED).sum(1).clamp(min=1)
 
 
-def table(target: Target, logits: Tensor, y: Tensor) -> Tensor:
-    """The sums of a batch as (measures + 1, 2) numerators and denominators in double precision, the loss first."""
-    loss = base_loss(target, logits, y)
-    sums = [(loss.double().sum(), len(y)), *(MEASURES[target](logits, y)[name] for name in NAMES[target])]
-    return torch.stack(
-        [torch.stack([torch.as_tensor(part, dtype=torch.float64, device=y.device) for part in pair]) for pair in sums]
-    )
+def sums(target: Target, logits: Tensor, y: Tensor) -> Tensor:
+    """The sums of a batch in double precision, one for each of ``SUM_NAMES[target]``."""
+    found: Sums = {"samples": len(y), "loss": base_loss(target, logits, y).double().sum()}
+    found |= SUMS[target](logits, y)
+    return torch.stack([torch.as_tensor(found[n], dtype=torch.float64, device=y.device) for n in SUM_NAMES[target]])
+
+
+def values(target: Target, totals: Tensor) -> dict[str, float]:
+    """The mean loss of a sample and each measure, from sums (len(SUM_NAMES),) of all batches."""
+    named = dict(zip(SUM_NAMES[target], totals.tolist(), strict=True))
+    return {"loss": _share("loss", "samples")(named)} | {
+        name: measure(named) for name, measure in MEASURES[target].items()
+    }

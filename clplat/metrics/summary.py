@@ -7,7 +7,7 @@ means something was gained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 Row = Sequence[float | None]
@@ -32,70 +32,102 @@ def _mean(values: list[float], what: str) -> float:
     return sum(values) / len(values)
 
 
-def average(R: Matrix) -> float:
-    """ACC: ``1/n sum_j R[n-1, j]`` (Lopez-Paz and Ranzato 2017, eq. 2)."""
-    n = len(R)
-    return _mean([_get(R, n - 1, j) for j in range(n)], "there is no experience")
+def average_of(row: Row, which: Collection[int]) -> float | None:
+    """The mean of some entries of a row, as far as they were measured; None where none was."""
+    known = [value for j, value in enumerate(row) if j in which and value is not None]
+    return sum(known) / len(known) if known else None
 
 
-def average_incremental(R: Matrix) -> float:
+def _tested(R: Matrix, tested: Sequence[int] | None) -> Sequence[int]:
+    return range(len(R)) if tested is None else tested[: len(R)]
+
+
+def _before(R: Matrix, tested: Sequence[int] | None) -> list[tuple[int, int, int]]:
+    """What was learned before the last experience, and is not what the last one taught: (j, the row in which it was
+    learned first, the row in which it was learned last)."""
+    tested = _tested(R, tested)
+    first = {j: i for i, j in reversed(list(enumerate(tested)))}
+    last = {j: i for i, j in enumerate(tested)}
+    return [(j, first[j], last[j]) for j in sorted(first) if last[j] < len(R) - 1]
+
+
+def average(R: Matrix, tested: Sequence[int] | None = None) -> float:
+    """ACC: ``1/n sum_j R[n-1, j]`` (Lopez-Paz and Ranzato 2017, eq. 2), over what has been learned."""
+    return _mean([_get(R, len(R) - 1, j) for j in sorted(set(_tested(R, tested)))], "there is no experience")
+
+
+def average_incremental(R: Matrix, tested: Sequence[int] | None = None) -> float:
     """Mean over k of ``1/(k+1) sum_{j<=k} R[k, j]`` (Rebuffi et al. 2017, "average incremental accuracy")."""
-    rows = [_mean([_get(R, k, j) for j in range(k + 1)], "there is no experience") for k in range(len(R))]
+    tested = _tested(R, tested)
+    rows = [
+        _mean([_get(R, k, j) for j in sorted(set(tested[: k + 1]))], "there is no experience") for k in range(len(R))
+    ]
     return _mean(rows, "there is no experience")
 
 
-def forgetting(R: Matrix, direction: Direction = "max") -> float:
+def forgetting(R: Matrix, direction: Direction = "max", tested: Sequence[int] | None = None) -> float:
     """``1/(n-1) sum_{j<n-1} (best_{j<=i<n-1} R[i, j] - R[n-1, j])`` (Chaudhry et al. 2018, eq. 3, with the maximum over
-    the experiences from j on: what was known of j before it was seen cannot be forgotten)."""
+    the experiences from j on: what was known of j before it was seen cannot be forgotten). Where tasks return, from the
+    first time that j was learned on."""
     n, sign = len(R), 1 if direction == "max" else -1
-    lost = [max(sign * _get(R, i, j) for i in range(j, n - 1)) - sign * _get(R, n - 1, j) for j in range(n - 1)]
+    lost = [
+        max(sign * _get(R, i, j) for i in range(first, n - 1)) - sign * _get(R, n - 1, j)
+        for j, first, _ in _before(R, tested)
+    ]
     return _mean(lost, "forgetting needs two experiences")
 
 
-def backward_transfer(R: Matrix, direction: Direction = "max") -> float:
-    """BWT: ``1/(n-1) sum_{j<n-1} (R[n-1, j] - R[j, j])`` (Lopez-Paz and Ranzato 2017, eq. 3)."""
+def backward_transfer(R: Matrix, direction: Direction = "max", tested: Sequence[int] | None = None) -> float:
+    """BWT: ``1/(n-1) sum_{j<n-1} (R[n-1, j] - R[j, j])`` (Lopez-Paz and Ranzato 2017, eq. 3). Where tasks return, since
+    the last time that j was learned."""
     n, sign = len(R), 1 if direction == "max" else -1
-    return _mean(
-        [sign * (_get(R, n - 1, j) - _get(R, j, j)) for j in range(n - 1)], "backward transfer needs two experiences"
-    )
+    changes = [sign * (_get(R, n - 1, j) - _get(R, last, j)) for j, _, last in _before(R, tested)]
+    return _mean(changes, "backward transfer needs two experiences")
 
 
-def forward_transfer(R: Matrix, baseline: Row, direction: Direction = "max") -> float:
+def forward_transfer(
+    R: Matrix, baseline: Row, direction: Direction = "max", tested: Sequence[int] | None = None
+) -> float:
     """FWT: ``1/(n-1) sum_{j>0} (R[j-1, j] - b[j])`` with b measured on this run's untrained network
-    (Lopez-Paz and Ranzato 2017, eq. 4)."""
-    n, sign = len(R), 1 if direction == "max" else -1
-    return _mean(
-        [sign * (_get(R, j - 1, j) - _get([baseline], 0, j)) for j in range(1, n)],
-        "forward transfer needs two experiences",
-    )
+    (Lopez-Paz and Ranzato 2017, eq. 4): what was known of j just before it was learned for the first time."""
+    tested, sign = _tested(R, tested), 1 if direction == "max" else -1
+    first = {j: i for i, j in reversed(list(enumerate(tested)))}
+    gains = [sign * (_get(R, i - 1, j) - _get([baseline], 0, j)) for j, i in sorted(first.items()) if i > 0]
+    return _mean(gains, "forward transfer needs two experiences")
 
 
-def learning_accuracy(R: Matrix) -> float:
+def learning_accuracy(R: Matrix, tested: Sequence[int] | None = None) -> float:
     """``1/n sum_j R[j, j]`` (Riemer et al. 2019): how well each experience was learned when it came."""
-    return _mean([_get(R, j, j) for j in range(len(R))], "there is no experience")
+    return _mean([_get(R, i, j) for i, j in enumerate(_tested(R, tested))], "there is no experience")
 
 
-def minimum(R: Matrix, lowest: Row) -> float:
+def minimum(R: Matrix, lowest: Row, tested: Sequence[int] | None = None) -> float:
     """min-ACC: ``1/(n-1) sum_{j<n-1} worst_t A_t(j)`` over all evaluations t after experience j was learned,
     those inside later experiences included (De Lange et al. 2023, eq. 2)."""
-    if len(R) < 2:
+    before = _before(R, tested)
+    if not before:
         raise NotMeasuredError("min-ACC needs two experiences")
-    return _mean([_get([lowest], 0, j) for j in range(len(R) - 1)], "min-ACC needs eval.every > 0")
+    return _mean([_get([lowest], 0, j) for j, _, _ in before], "min-ACC needs eval.every > 0")
 
 
-def worst_case(R: Matrix, lowest: Row) -> float:
+def worst_case(R: Matrix, lowest: Row, tested: Sequence[int] | None = None) -> float:
     """WC-ACC: ``1/n R[n-1, n-1] + (1 - 1/n) min-ACC`` (De Lange et al. 2023, eq. 3): what can be relied on."""
-    n = len(R)
-    return _get(R, n - 1, n - 1) / n + (1 - 1 / n) * minimum(R, lowest)
+    n, last = len(_before(R, tested)) + 1, _tested(R, tested)[-1]
+    return _get(R, len(R) - 1, last) / n + (1 - 1 / n) * minimum(R, lowest, tested)
 
 
 def summary(
-    R: Matrix, baseline: Row, direction: Direction = "max", lowest: Row | None = None
+    R: Matrix,
+    baseline: Row,
+    direction: Direction = "max",
+    lowest: Row | None = None,
+    tested: Sequence[int] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """All summary metrics by name, and for each that is None the reason.
 
     Args:
         lowest: the worst value of each experience since it was learned, where it was watched (``eval.every``).
+        tested: the test experience that belongs to each training experience; None: the one at the same position.
     """
 
     def watched() -> Row:
@@ -104,14 +136,14 @@ def summary(
         return lowest
 
     makers: dict[str, Callable[[], float]] = {
-        "ACC": lambda: average(R),
-        "forgetting": lambda: forgetting(R, direction),
-        "BWT": lambda: backward_transfer(R, direction),
-        "FWT": lambda: forward_transfer(R, baseline, direction),
-        "learning_accuracy": lambda: learning_accuracy(R),
-        "average_incremental": lambda: average_incremental(R),
-        "min_ACC": lambda: minimum(R, watched()),
-        "WC_ACC": lambda: worst_case(R, watched()),
+        "ACC": lambda: average(R, tested),
+        "forgetting": lambda: forgetting(R, direction, tested),
+        "BWT": lambda: backward_transfer(R, direction, tested),
+        "FWT": lambda: forward_transfer(R, baseline, direction, tested),
+        "learning_accuracy": lambda: learning_accuracy(R, tested),
+        "average_incremental": lambda: average_incremental(R, tested),
+        "min_ACC": lambda: minimum(R, watched(), tested),
+        "WC_ACC": lambda: worst_case(R, watched(), tested),
     }
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}

@@ -52,10 +52,12 @@ def matrix(run: RunData) -> Figure:
     low, high = (0.0, 1.0) if share or not known else (min(known), max(known))
     after = ["start" if i < 0 else str(i + 1) for i, _ in rows]
 
+    by_then = [{run.teaches(k) for k in range(i + 1)} for i, _ in rows]
+
     def trace(seen: bool, colours: list[list[Any]], **more: Any) -> Figure:
         shown = [
-            [value if (j <= i) == seen else None for j, value in enumerate(row)]
-            for (i, _), row in zip(rows, cells, strict=True)
+            [value if (j in learned) == seen else None for j, value in enumerate(row)]
+            for learned, row in zip(by_then, cells, strict=True)
         ]
         digits = 3 if width <= 10 else 2
         text = [["" if value is None else f"{value:.{digits}f}" for value in row] for row in shown]
@@ -121,7 +123,7 @@ def curves(run: RunData) -> Figure:
             [row[j] if j < len(row) else None for _, row in rows],
             COLOURS[j % len(COLOURS)],
         )
-        trace["marker"] = {"size": [11 if i == j + 1 else 5 for i, _ in rows]}
+        trace["marker"] = {"size": [11 if i and run.teaches(i - 1) == j else 5 for i, _ in rows]}
         data.append(trace)
     layout = _layout("Each experience over the run", "after experience (0: untrained)", label(run.metric))
     layout |= {"showlegend": True, "height": 420, "hovermode": "closest"}

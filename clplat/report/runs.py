@@ -14,6 +14,7 @@ from typing import Any
 
 from clplat import yamlfile
 from clplat.errors import ClplatError, UsageError
+from clplat.metrics.summary import average_of
 from clplat.tracking import directory
 
 Row = list[float | None]
@@ -35,6 +36,7 @@ class RunData:
         metric, direction: the primary metric, and whether larger (max) or smaller (min) is better.
         baseline: the metric of the untrained network on each experience; None where it was not measured.
         matrix: the metric after experience i on experience j.
+        tests: which test experience belongs to each training experience; empty: the one at the same position.
         summary: summary metrics by name, over the experiences so far.
         reasons: for each that is None why.
         seconds: how long the run took, or has taken so far.
@@ -51,6 +53,7 @@ class RunData:
     direction: str = "max"
     baseline: Row | None = None
     matrix: list[Row] = field(default_factory=list)
+    tests: list[int] = field(default_factory=list)
     summary: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
@@ -76,13 +79,18 @@ class RunData:
             words += f", silent for {self.silent / 3600:.1f} h"
         return words if self.status == "done" or not self.matrix else f"{words} ({len(self.matrix)} evaluated)"
 
+    def teaches(self, i: int) -> int:
+        """The test experience that belongs to training experience i."""
+        return self.tests[i] if i < len(self.tests) else i
+
     @property
     def average_seen(self) -> Row:
         """After each experience, the mean of the metric over the experiences seen so far that were evaluated."""
+        learned: set[int] = set()
         means: Row = []
         for i, row in enumerate(self.matrix):
-            seen = [value for value in row[: i + 1] if value is not None]
-            means.append(sum(seen) / len(seen) if seen else None)
+            learned.add(self.teaches(i))
+            means.append(average_of(row, learned))
         return means
 
 
@@ -172,6 +180,7 @@ def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
         return
     run.matrix = [row for row in matrix if row is not None]
     run.baseline = _row(results.get("baseline")) or run.baseline
+    run.tests = _positions(results.get("tests")) or run.tests
     run.metric = text(results.get("metric", run.metric))
     run.direction = "min" if results.get("direction") == "min" else "max"
     run.summary = _numbers(results.get("summary")) or run.summary
@@ -211,17 +220,28 @@ def _take_line(run: RunData, line: Mapping[str, Any]) -> None:
     run.steps = run.steps if step is None else int(step)
     if line.get("event") != "evaluate":
         return
-    metric = next((key for key, value in line.items() if isinstance(value, list) and key != "test_loss"), None)
+    metric = next(
+        (key for key, value in line.items() if isinstance(value, list) and key not in ("test_loss", "tests")), None
+    )
     row, after = _row(line.get(metric)) if metric else None, line.get("experience")
-    if metric is None or row is None or not isinstance(after, int) or not -1 <= after < max(len(row), 1):
+    if metric is None or row is None or not isinstance(after, int):
+        raise ValueError
+    if not -1 <= after < max(len(row), len(run.tests), 1):
         raise ValueError
     run.metric = text(metric)
     if after < 0:
-        run.baseline = row
+        run.baseline, run.tests = row, _positions(line.get("tests"))
         return
     run.matrix += [[None] * len(row) for _ in range(after + 1 - len(run.matrix))]
     run.matrix[after] = row
     run.summary = _numbers(line.get("summary"))
+
+
+def _positions(value: Any) -> list[int]:
+    """Whole numbers from 0, or an empty list where they are no such."""
+    if isinstance(value, list) and all(type(n) is int and 0 <= n < len(value) for n in value):
+        return value
+    return []
 
 
 def _last_seconds(path: Path) -> float | None:

@@ -74,3 +74,29 @@ def test_seen_and_next_is_enough_for_all_of_them() -> None:
 def test_missing_entries_raise() -> None:
     with pytest.raises(NotMeasuredError):
         average([[None]])
+
+
+def test_where_tasks_return() -> None:
+    """Two tasks in the order 0, 1, 0, 1, 0: columns are tasks, rows are visits."""
+    tested = (0, 1, 0, 1, 0)
+    visits = [[0.5, 0.2], [0.3, 0.6], [0.8, 0.4], [0.4, 0.9], [0.7, 0.5]]
+    assert average(visits, tested) == pytest.approx((0.7 + 0.5) / 2)
+    assert average(visits[:1], tested) == pytest.approx(0.5)  # only what was met
+    # the last visit taught task 0: only task 1 can have been forgotten, and its best was 0.9
+    assert forgetting(visits, "max", tested) == pytest.approx(0.9 - 0.5)
+    assert forgetting(visits[:4], "max", tested) == pytest.approx(0.8 - 0.4)
+    assert backward_transfer(visits[:4], "max", tested) == pytest.approx(0.4 - 0.8)  # since its last visit
+    assert forward_transfer(visits, [0.1, 0.1], "max", tested) == pytest.approx(0.2 - 0.1)
+    assert learning_accuracy(visits, tested) == pytest.approx((0.5 + 0.6 + 0.8 + 0.9 + 0.7) / 5)
+    incremental = (0.5 + 0.45 + 0.6 + 0.65 + 0.6) / 5
+    assert average_incremental(visits, tested) == pytest.approx(incremental)
+    assert minimum(visits, [0.2, 0.3], tested) == pytest.approx(0.3)
+    assert worst_case(visits, [0.2, 0.3], tested) == pytest.approx((0.7 + 0.3) / 2)
+
+
+def test_one_test_of_everything() -> None:
+    """As in streams that are judged by what has accumulated: forgetting has no meaning, and says so."""
+    values, reasons = summary([[0.3], [0.4], [0.5]], [0.1], tested=(0, 0, 0))
+    assert values["ACC"] == pytest.approx(0.5)
+    assert values["learning_accuracy"] == values["average_incremental"] == pytest.approx(0.4)
+    assert {"forgetting", "BWT", "FWT"} <= set(reasons)

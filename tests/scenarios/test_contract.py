@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -10,10 +11,16 @@ import torch
 from clplat import registry
 from clplat.backbones.encoder import encoded_shape
 from clplat.metrics import measures
-from clplat.scenario import Experience, Scenario, TensorData
+from clplat.scenario import PER_STEP, Experience, Scenario, TensorData
 from tests.scenarios.streams import NAMES, build, in_settings
 
-DTYPES = {"class": torch.long, "token": torch.long, "bits": torch.long, "value": torch.float32}
+DTYPES = {
+    "class": torch.long,
+    "token": torch.long,
+    "bits": torch.long,
+    "value": torch.float32,
+    "series": torch.float32,
+}
 EVERY = pytest.mark.parametrize(("name", "setting"), in_settings())
 
 
@@ -55,12 +62,13 @@ def test_building_leaves_torchs_own_generator_alone(name: str) -> None:
 def test_avalanches_nouns_are_there_and_true(name: str, setting: str | None) -> None:
     scenario = made(name, setting)
     for stream, experiences in streams(scenario).items():
-        assert len(experiences) == len(scenario.train_stream)
+        assert len(experiences) == (len(set(scenario.tested)) if stream == "test" else len(scenario.tested))
         for i, experience in enumerate(experiences):
             y = experience.dataset.y
             assert experience.current_experience == i
             assert experience.origin_stream == stream
-            assert experience.classes_in_this_experience == tuple(sorted(set(y[y >= 0].tolist())))
+            classes = () if y.is_floating_point() else tuple(sorted(set(y[y >= 0].tolist())))
+            assert experience.classes_in_this_experience == classes
             assert set(experience.dataset.task.tolist()) == {experience.task_label}
     assert scenario.spec.setting in registry.find("scenario", name).info["settings"]
     assert scenario.spec.setting == (setting or scenario.spec.setting)
@@ -74,6 +82,7 @@ def test_samples_and_targets_are_what_the_spec_says(name: str, setting: str | No
         "token": spec.shape[:1],
         "bits": (*spec.shape[:1], spec.classes),
         "value": (spec.classes,),
+        "series": (*spec.shape[:1], spec.classes),
     }[spec.target]
     for experiences in streams(made(name, setting)).values():
         for data in (e.dataset for e in experiences):
@@ -85,14 +94,15 @@ def test_samples_and_targets_are_what_the_spec_says(name: str, setting: str | No
             if spec.vocabulary is not None:
                 assert data.x.min() >= 0
                 assert data.x.max() < spec.vocabulary
-            if spec.target == "value":
-                continue
-            asked = data.y[data.y != measures.IGNORED]
+            if spec.target in PER_STEP:  # every sample asks something
+                assert measures.asked_steps(spec.target, data.y).any(1).all()
+            asked = data.y[measures.asked(spec.target, data.y)]
             assert len(asked)
+            if spec.target in ("value", "series"):
+                assert asked.isfinite().all()
+                continue
             assert asked.min() >= 0
             assert asked.max() < (2 if spec.target == "bits" else spec.classes)
-            if spec.target != "class":  # every sample asks something
-                assert (data.y != measures.IGNORED).flatten(1).any(1).all()
     encoded_shape(spec.encoder, spec.shape, vocabulary=spec.vocabulary)
     assert spec.metric in measures.NAMES[spec.target]
 
@@ -102,12 +112,19 @@ def test_every_class_and_task_is_there(name: str, setting: str | None) -> None:
     scenario = made(name, setting)
     spec = scenario.spec
     labels = [e.task_label for e in scenario.train_stream]
-    assert labels == [e.task_label for e in scenario.test_stream]
+    pairs = [(train, scenario.test_stream[j]) for train, j in zip(scenario.train_stream, scenario.tested, strict=True)]
+    assert all(train.task_label == test.task_label for train, test in pairs)
     assert sorted(set(labels)) == list(range(scenario.tasks))
     assert scenario.tasks == 1 or spec.setting == "task"
     sizes = spec.classes_per_task or (spec.classes,) * scenario.tasks
-    for train, test in zip(scenario.train_stream, scenario.test_stream, strict=True):
-        assert train.classes_in_this_experience == test.classes_in_this_experience
+    for train, test in pairs:
+        known = set(train.classes_in_this_experience)
+        # a test of what several experiences teach asks for more than each of them
+        assert (
+            known <= set(test.classes_in_this_experience)
+            if scenario.tests
+            else known == set(test.classes_in_this_experience)
+        )
         if spec.setting == "task" and spec.target == "class":
             assert train.classes_in_this_experience == tuple(range(sizes[train.task_label]))
     if spec.target == "class":
@@ -118,7 +135,8 @@ def test_every_class_and_task_is_there(name: str, setting: str | None) -> None:
 @EVERY
 def test_no_sample_is_in_train_and_test(name: str, setting: str | None) -> None:
     scenario = made(name, setting)
-    for train, test in zip(scenario.train_stream, scenario.test_stream, strict=True):
+    for train, j in zip(scenario.train_stream, scenario.tested, strict=True):
+        test = scenario.test_stream[j]
         rows = {row.numpy().tobytes() for row in train.dataset.x}
         assert not rows & {row.numpy().tobytes() for row in test.dataset.x}
 
@@ -128,16 +146,16 @@ def test_the_measures_of_the_target_take_its_samples(name: str, setting: str | N
     """A network that answers anything gets a value of every measure, by shapes the spec tells alone."""
     spec = made(name, setting).spec
     y = made(name, setting).test_stream[0].dataset.y[:7]
-    steps = spec.shape[:1] if spec.target in ("token", "bits") else ()
+    steps = spec.shape[:1] if spec.target in PER_STEP else ()
     logits = torch.randn(7, *steps, spec.classes, generator=torch.Generator().manual_seed(0))
-    table = measures.table(spec.target, logits, y)
-    assert table.shape == (1 + len(measures.NAMES[spec.target]), 2)
-    assert (table[:, 1] > 0).all()
-    assert table.isfinite().all()
+    values = measures.values(spec.target, measures.sums(spec.target, logits, y))
+    assert list(values) == ["loss", *measures.NAMES[spec.target]]
+    assert all(map(math.isfinite, values.values()))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("experiences", [1, 2])
 def test_the_number_of_experiences_is_the_one_asked_for(name: str, experiences: int) -> None:
     scenario = build(name, experiences=experiences)
-    assert len(scenario.train_stream) == len(scenario.test_stream) == experiences
+    assert len(scenario.train_stream) == experiences
+    assert len(scenario.test_stream) == len(set(scenario.tested))

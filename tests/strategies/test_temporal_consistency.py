@@ -30,6 +30,7 @@ def built(scenario: str, *overrides: str) -> Built:
 def penalty(features: torch.Tensor, y: torch.Tensor, **options: object) -> torch.Tensor:
     learner = cases.built("naive").learner
     learner.steps = type("Standing", (), {"position": 7})()
+    learner.target = "bits" if y.ndim == 3 else "token"
     n = len(features)
     batch = Batch([Part("stream", features, y, torch.zeros(n).long(), torch.arange(n), slice(0, n))],
                   experience=0, epoch=0, step=7)  # fmt: skip
