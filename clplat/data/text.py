@@ -58,9 +58,10 @@ def decode(raw: bytes, name: str, encoding: str = "utf-8") -> str:
     except LookupError:
         raise UsageError(f"scenario.encoding={encoding}: there is no such encoding") from None
     except UnicodeError as error:
-        where = f"line {1 + raw[: error.start].count(10)}" if isinstance(error, UnicodeDecodeError) else "the text"
-        name_of_it = encoding.removesuffix("-sig")
-        raise UsageError(f"{name}: {where} is not {name_of_it}; say what it is by scenario.encoding, e.g. latin-1") from None
+        line = 1 + (raw[: error.start].count(b"\n") if isinstance(error, UnicodeDecodeError) else 0)
+        raise UsageError(
+            f"{name}: line {line} is not {encoding.removesuffix('-sig')}; scenario.encoding says what it is, e.g. latin-1"
+        ) from None
     if "\0" in text:
         line = 1 + text[: text.index("\0")].count("\n")
         raise UsageError(f"{name}: line {line} has a byte 0, so this is no text (or scenario.encoding is another)")
@@ -150,11 +151,23 @@ def language(
     if problems:
         raise UsageError(*problems)
     made = {name: stream(name, data) for name, data in streams.items()}
-    spec = Spec((length,), tokens, "domain", contiguous=True, encoder="tokens", target="token", vocabulary=tokens)
+    spec = Spec(
+        (length,),
+        tokens,
+        "domain",
+        contiguous=True,
+        encoder="tokens",
+        target="token",
+        vocabulary=tokens,
+        metric="bits" if level == "byte" else "perplexity",
+        direction="min",
+    )
     return Scenario(spec, made["train"], made["test"], made.get("valid", ()))
 
 
-def _parts(domain: Domain, symbols: Callable[[Sequence[Document]], Any], test: float, validation: float) -> dict[str, Any]:
+def _parts(
+    domain: Domain, symbols: Callable[[Sequence[Document]], Any], test: float, validation: float
+) -> dict[str, Any]:
     found = cut(symbols(domain.train), 0.0 if domain.test else test, 0.0 if domain.valid else validation)
     own = {"test": domain.test, "valid": domain.valid}
     return found | {name: symbols(documents) for name, documents in own.items() if documents}

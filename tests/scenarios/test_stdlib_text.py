@@ -152,7 +152,7 @@ def test_a_network_learns_the_texts_and_forgets_them_in_bits() -> None:
     assert 3.5 < entropy < 5
     settings = TrainerSettings(max_epochs=3, batch_size=16, progress="none", accelerator="cpu")
     found = fit("naive", made, lambda D: GRU(D, hidden=48), trainer=settings)
-    R = found["R"]
+    R = found["matrix"]
     assert R[0][0] < entropy  # better than the frequencies of bytes alone
     assert R[1][1] < R[0][1]
-    assert R[1][0] > R[0][0] + 0.3  # forgotten, in bits
+    assert R[1][0] > R[0][0] + 0.5  # forgotten: bits, of which 2.0 were measured
