@@ -60,7 +60,7 @@ def decode(raw: bytes, name: str, encoding: str = "utf-8") -> str:
     except UnicodeError as error:
         line = 1 + (raw[: error.start].count(b"\n") if isinstance(error, UnicodeDecodeError) else 0)
         raise UsageError(
-            f"{name}: line {line} is not {encoding.removesuffix('-sig')}; scenario.encoding says what it is, e.g. latin-1"
+            f"{name}: line {line} is not {encoding.removesuffix('-sig')}; try scenario.encoding=latin-1"
         ) from None
     if "\0" in text:
         line = 1 + text[: text.index("\0")].count("\n")
