@@ -160,7 +160,7 @@ class _Folder:
         for i, image in enumerate(named):
             if not image.is_file():
                 raise MissingError(f"{table.where(i)}: '{self.images}' names {image}, and no such file is there")
-        return Table(table.name, {**table.columns, self.images: Images.of_files(named)}, table.where)
+        return table.with_columns({self.images: Images.of_files(named)})
 
 
 _IMAGES = images.SUFFIXES

@@ -68,9 +68,10 @@ class OwnData(Options, Scenario):
 
     def _domains(self, tables: Tables) -> list[Domain]:
         """Texts that are rows of tables."""
-        if self.inputs is None or len(self.inputs) != 1:
+        named = self.inputs or [name for name in next(iter(tables["train"].values()))[0].columns if name == "text"]
+        if len(named) != 1:
             raise UsageError("scenario.inputs: one column with texts is needed for scenario.kind=language")
-        name = self.inputs[0]
+        (name,) = named
 
         def documents(table: Table) -> list[Document]:
             found = texts(table, name, table.column(name, "inputs"))

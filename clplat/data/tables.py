@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import decimal
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,10 @@ class Table:
         if name not in self.columns:
             raise UsageError(f"{self.name}: scenario.{option}={name}: no such column.{suggestion(name, self.columns)}")
         return self.columns[name]
+
+    def with_columns(self, columns: Mapping[str, Column]) -> Table:
+        """The same rows with more columns, or others in their place."""
+        return _checked(Table(self.name, {**self.columns, **columns}, self.where))
 
     def rows(self, index: np.ndarray) -> Table:
         """Some of the rows."""
@@ -115,14 +120,33 @@ def _array(key: str, values: list[Any], where: Callable[[int], str]) -> np.ndarr
         array = np.array(values)
         if array.dtype.kind in "biuf":
             return array
-    return _texts([value.isoformat() if isinstance(value, datetime.date) else value for value in values])
+    return _texts(values)
 
 
-def _texts(values: Sequence[Any]) -> np.ndarray:
-    """Values of any kind as texts, None where there is none."""
+def _objects(values: Sequence[Any]) -> np.ndarray:
     found = np.empty(len(values), dtype=object)
-    found[:] = [None if value is None else str(value) for value in values]
+    found[:] = values
     return found
+
+
+def _texts(values: Iterable[Any]) -> np.ndarray:
+    """Numbers, dates and texts as texts; what is none of them is left for whoever asks for it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, datetime.date):
+            return value.isoformat()
+        return str(value) if isinstance(value, (int, float, decimal.Decimal, np.number)) else value
+
+    return _objects(list(map(plain, values)))
+
+
+def _text(table: Table, name: str, i: int, value: Any) -> str:
+    """A value as a text without blanks around it, empty where there is none."""
+    if value is None:
+        return ""
+    if not isinstance(value, (str, int, float)):
+        raise UsageError(f"{table.where(i)}: '{name}' holds {type(value).__name__}, neither a number nor a text")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _is_even(value: Any) -> bool:
@@ -196,7 +220,7 @@ def _read_csv(path: Path, delimiter: str, encoding: str) -> Table:
             raise UsageError(f"{path}:{line}: {len(row)} values, but there are {len(names)} columns")
     columns = {}
     for name, cells in zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True):
-        columns[name] = _texts(cells)
+        columns[name] = _objects(cells)
     return _checked(Table(str(path), columns, lambda i: f"{path}:{lines[i]}"))
 
 
@@ -299,10 +323,7 @@ def labels(table: Table, name: str, column: Column) -> list[str]:
         UsageError: one is missing, or they are numbers with fractions; the message names the row.
     """
     column = _flat(table, name, column)
-    found = []
-    for value in column.tolist():
-        whole = isinstance(value, float) and value.is_integer()
-        found.append("" if value is None else str(int(value)) if whole else str(value).strip())
+    found = [_text(table, name, i, value) for i, value in enumerate(column.tolist())]
     for i, label in enumerate(found):
         if label.lower() in ("", "nan", "none"):
             raise UsageError(f"{table.where(i)}: '{name}' is {label or 'empty'!r}: a label is missing")
@@ -351,6 +372,6 @@ def texts(table: Table, name: str, column: Column) -> Iterable[str]:
         UsageError: one is missing.
     """
     for i, value in enumerate(_flat(table, name, column).tolist()):
-        if value is None or not str(value).strip():
+        if not _text(table, name, i, value):
             raise UsageError(f"{table.where(i)}: '{name}' is empty")
         yield str(value)
