@@ -47,6 +47,8 @@ def files(folder: Path, patterns: Sequence[str], above: tuple[str, ...] = ()) ->
         if path.is_dir():
             yield from files(path, patterns, (*above, real))
         elif matches(path, patterns):
+            if not path.is_file():
+                raise UsageError(f"{path}: this is no file that could be read (a broken link?)")
             yield path
 
 
@@ -106,7 +108,9 @@ def _holds(path: Path, patterns: Sequence[str]) -> bool:
 def _experiences(folder: Path, patterns: Sequence[str], depth: int) -> dict[str, list[Path]]:
     below = inside(folder)
     folders = [path for path in below if path.is_dir()]
-    own = [path for path in below if path.is_file() and matches(path, patterns)]
+    own = [path for path in below if path not in folders and matches(path, patterns)]
+    if broken := [path for path in own if not path.is_file()]:
+        raise UsageError(f"{broken[0]}: this is no file that could be read (a broken link?)")
     if not folders and not own:
         raise MissingError(f"{folder}: there is no file of the kind {', '.join(patterns)} in it")
     if folders and own:

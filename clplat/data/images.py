@@ -78,6 +78,8 @@ class Images:
             from PIL import Image
 
             picture = self.open(i)
+            if picture.mode.startswith(("I", "F")):
+                raise UsageError(f"{self.names[i]}: more than 8 bits a value (mode {picture.mode}) are not read")
             try:
                 picture = picture.convert("L" if channels == 1 else "RGB")
             except (OSError, ValueError, SyntaxError) as error:

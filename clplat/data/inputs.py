@@ -43,7 +43,8 @@ def values(table: Table, names: Sequence[str], option: str) -> Tensor:
     Raises:
         UsageError: several columns of which one holds arrays, or something that is no finite number.
     """
-    arrays = [numbers(table, name, table.column(name, option)) for name in names]
+    hint = "; scenario.inputs=[...] says which columns to read" if option == "inputs" else ""
+    arrays = [numbers(table, name, table.column(name, option), hint) for name in names]
     if len(arrays) == 1 and arrays[0].ndim > 1:
         return torch.from_numpy(arrays[0])
     for name, array in zip(names, arrays, strict=True):

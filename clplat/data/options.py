@@ -83,6 +83,8 @@ class Options:
             found.append(f"scenario.setting={self.setting}: language is domain-incremental")
         if kind in ("regression", "forecasting") and self.setting == "class":
             found.append(f"scenario.setting=class: {kind} has no classes; choose domain or task")
+        if self.setting == "data" and (kind == "forecasting" or self.time is not None):
+            found.append("scenario.setting=data deals rows out at random, which have an order in time here")
         for name in ("inputs", "target", "classes"):
             given = getattr(self, name)
             if isinstance(given, list) and len(set(given)) < len(given):

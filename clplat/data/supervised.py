@@ -138,6 +138,8 @@ def _classes(
     known = given or sorted(there, key=natural)
     if never := [label for label in known if label not in there]:
         raise UsageError(f"scenario.classes: no training sample is of the class '{never[0]}'")
+    if len(there) < 2:
+        raise UsageError(f"'{target}' is '{known[0]}' for all training samples: there is nothing to tell apart")
     numbers = {label: i for i, label in enumerate(known)}
     for part, own in read.items():
         for table, found in zip(tables[part].values(), own, strict=True):

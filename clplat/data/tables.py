@@ -289,8 +289,11 @@ def _flat(table: Table, name: str, column: Column) -> np.ndarray:
     return column
 
 
-def numbers(table: Table, name: str, column: Column) -> np.ndarray:
+def numbers(table: Table, name: str, column: Column, hint: str = "") -> np.ndarray:
     """A column as finite numbers, (N, ...).
+
+    Args:
+        hint: what else could be done, behind the message about something that is no number.
 
     Raises:
         UsageError: something else is in it; the message names the row.
@@ -304,7 +307,8 @@ def numbers(table: Table, name: str, column: Column) -> np.ndarray:
             if value is None or not str(value).strip():
                 raise UsageError(f"{table.where(i)}: '{name}' is missing") from None
             if not _is_number(str(value)):
-                raise UsageError(f"{table.where(i)}: '{name}' is {str(value)[:40]!r}, which is not a number") from None
+                said = f"'{name}' is {str(value)[:40]!r}, which is not a number"
+                raise UsageError(f"{table.where(i)}: {said}{hint}") from None
         raise UsageError(f"{table.name}: '{name}' is not numbers") from None
     # As they will be used: a number too large for 32 bits is none.
     with np.errstate(over="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -59,8 +60,9 @@ def decode(raw: bytes, name: str, encoding: str = "utf-8") -> str:
         raise UsageError(f"scenario.encoding={encoding}: there is no such encoding") from None
     except UnicodeError as error:
         line = 1 + (raw[: error.start].count(b"\n") if isinstance(error, UnicodeDecodeError) else 0)
+        likely = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
         raise UsageError(
-            f"{name}: line {line} is not {encoding.removesuffix('-sig')}; try scenario.encoding=latin-1"
+            f"{name}: line {line} is not {encoding.removesuffix('-sig')}; try scenario.encoding={likely}"
         ) from None
     if "\0" in text:
         line = 1 + text[: text.index("\0")].count("\n")

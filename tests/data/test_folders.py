@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_what_is_not_clear_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         found(make(tmp_path, *names), PNG if depth else CSV, depth)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="a broken link"):
+        found(tmp_path)
+    make(tmp_path / "deep", "e/1.csv")
+    os.mkfifo(tmp_path / "deep" / "e" / "2.csv")
+    with pytest.raises(UsageError, match=r"2.csv: this is no file"):
+        found(tmp_path / "deep")
 
 
 def test_nothing_at_all_is_missing(tmp_path: Path) -> None:

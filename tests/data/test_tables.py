@@ -52,6 +52,7 @@ def test_other_separators_and_encodings(tmp_path: Path) -> None:
         (b"a;b\n1;2\n", "scenario.delimiter=';'"),
         (b'a,b\n1,"2\n', "t.csv:2: unexpected end of data"),
         (b"a,b\n1,\xff\n", "t.csv: line 2 is not utf-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "try scenario.encoding=utf-16"),
         (b"a,b\n1,\0\n", "line 2 has a byte 0"),
         (b"a\n" + b"x" * 200000 + b"\n", "field larger than field limit"),
     ],

@@ -302,6 +302,15 @@ def test_images_lie_in_folders_of_experiences_and_classes(tmp_path: Path) -> Non
     assert own(tmp_path / "e0", experiences=2).spec.classes == 2
 
 
+def test_one_class_in_each_experience_is_class_incremental(tmp_path: Path) -> None:
+    for e, label in enumerate(("cat", "dog")):
+        for i in range(5):
+            picture(tmp_path / f"e{e}" / label / f"{i}.jpg", (4, 4), 10 * e + i)
+    made = own(tmp_path)
+    assert made.spec.setting == "class"
+    assert [e.classes_in_this_experience for e in made.test_stream] == [(0,), (1,)]
+
+
 def test_images_may_be_named_in_a_table(tmp_path: Path) -> None:
     files = [f"pictures/{i}.png" for i in range(20)]
     for i, file in enumerate(files):
@@ -321,6 +330,9 @@ def test_images_that_are_wrong_are_named(tmp_path: Path) -> None:
             picture(tmp_path / label / f"{i}.png", (4, 4), i)
     picture(tmp_path / "b" / "2.png", (5, 4), 1)
     with pytest.raises(UsageError, match=r"b/2.png: 5x4 pixels .*has 4x4; scenario.size=\[4,4\]"):
+        own(tmp_path, experiences=2)
+    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "b" / "2.png")
+    with pytest.raises(UsageError, match=r"b/2.png: more than 8 bits a value"):
         own(tmp_path, experiences=2)
     for content in (b"", b"no image"):
         (tmp_path / "b" / "2.png").write_bytes(content)
@@ -374,6 +386,8 @@ def test_a_manifest_says_what_the_command_does_not(days: Path) -> None:
         ({"test": 1.0}, "shares between 0 and 1"),
         ({"test": 0.01}, "experience 'day1' has 40 samples, of which none is left for test"),
         ({"kind": "regression", "setting": "class"}, "regression has no classes"),
+        ({"experiences": 2, "setting": "data", "time": "a"}, "deals rows out at random"),
+        ({"inputs": ["label"], "target": "a", "kind": "regression"}, r"is not a number; scenario.inputs=\[...\] says"),
         ({"kind": "language"}, "one column with texts is needed"),
         ({"kind": "language", "inputs": ["label"], "setting": "task"}, "language is domain-incremental"),
         ({"kind": "forecasting", "inputs": ["a"], "window": 40}, "train part has at most 32 steps"),
@@ -396,6 +410,8 @@ def test_data_that_cannot_be_a_stream_is_refused(tmp_path: Path) -> None:
         own(one)
     with pytest.raises(UsageError, match="name the column that is to be predicted"):
         own(write_csv(tmp_path / "two.csv", numbers(10, 0)), experiences=2)
+    with pytest.raises(UsageError, match="'label' is 'a' for all training samples"):
+        own(write_csv(tmp_path / "same.csv", {**numbers(10, 0), "label": ["a"] * 10}), experiences=1)
     with pytest.raises(UsageError, match="a column has no name"):
         own(write_csv(tmp_path / "index.csv", {"": range(10), **numbers(10, 0), "y": [0, 1] * 5}), experiences=2)
     (tmp_path / "text").mkdir()
