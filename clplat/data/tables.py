@@ -315,6 +315,8 @@ def numbers(table: Table, name: str, column: Column, hint: str = "") -> np.ndarr
         wrong = ~np.isfinite(found.astype(np.float32)).reshape(len(found), -1).all(1)
     if wrong.any():
         i = int(wrong.argmax())
+        if column[i] is None:
+            raise UsageError(f"{table.where(i)}: '{name}' is missing")
         said = f"'{name}' is {column[i]}, which is" if found.ndim == 1 else f"'{name}' has a value that is"
         raise UsageError(f"{table.where(i)}: {said} not a finite number of 32 bits")
     return found

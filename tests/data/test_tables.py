@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -170,17 +171,26 @@ def test_tables_below_one_another_tell_where_a_row_is() -> None:
         join([one, from_values("two", {"a": [1], "b": [1]})])
 
 
-def test_parquet_is_read_or_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_values_of_plain_tables_are_told() -> None:
+    table = from_values("t", {"a": [1.5, None], "b": [{}, {}]})
+    with pytest.raises(UsageError, match="t: row 2: 'a' is missing"):
+        numbers(table, "a", table.columns["a"])
+    with pytest.raises(UsageError, match="t: row 1: 'b' holds dict, neither a number nor a text"):
+        labels(table, "b", table.columns["b"])
+
+
+def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MissingError, match=r"pip install 'clplat\[parquet\]'") as error:
+        read(tmp_path / "t.parquet")
+    assert error.value.exit_code == 3
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "t.parquet"
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        path.write_bytes(b"PAR1")
-        with pytest.raises(MissingError, match=r"pip install 'clplat\[parquet\]'") as error:
-            read(path)
-        assert error.value.exit_code == 3
-        return
     day = datetime.date(2024, 2, 28)
     columns = {"a": [1.5, None], "y": ["u", "v"], "t": [day, day], "v": [[1.0, 2.0], [3.0, 4.0]]}
     parquet.write_table(pyarrow.table(columns), path)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from clplat import config, registry
 from clplat.errors import MissingError, UsageError
+from clplat.scenario import LazyData
 from clplat.scenarios.huggingface import HuggingFace
 from tests.scenarios.streams import build
 
@@ -28,8 +31,8 @@ def test_any_name_can_be_written() -> None:
         build("huggingface")
 
 
-@pytest.mark.skipif(THERE, reason="the library datasets is installed")
-def test_without_the_library_it_says_what_to_install() -> None:
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingError, match=r"pip install 'clplat\[huggingface\]'") as error:
         build("huggingface:mnist", experiences=2)
     assert error.value.exit_code == 3
@@ -77,6 +80,45 @@ def test_its_own_format_is_read(saved: str) -> None:
     assert pictures.spec.shape == (3, 4, 4)
     texts = build(f"huggingface:{saved}", kind="language", experiences=2, length=8)
     assert bytes(texts.train_stream[0].dataset.x.flatten().tolist()).decode().startswith("row 0 of 40\0row 1")
+
+
+@needs_it
+def test_its_images_and_labels_are_the_rows_own(saved: str) -> None:
+    import datasets
+
+    rows = datasets.load_from_disk(saved)
+    options = {"inputs": ["image"], "target": "label", "experiences": 1, "setting": "data"}
+    held, lazy = (build(f"huggingface:{saved}", **options, max_bytes=n) for n in (2**20, 1))
+    told = {np.asarray(row["image"]).tobytes(): row["label"] for part in rows.values() for row in part}
+    names = rows["train"].features["label"].names
+    for experience, other in zip(held.test_stream, lazy.test_stream, strict=True):
+        assert type(other.dataset) is LazyData
+        assert torch.equal(experience.dataset.x, other.dataset.x)
+        for x, y in zip(experience.dataset.x, experience.dataset.y.tolist(), strict=True):
+            raw = (x.permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+            assert names[told[raw]] == held.class_names[y]
+
+
+@needs_it
+def test_splits_are_parts(tmp_path: Path) -> None:
+    import datasets
+
+    def rows(n: int) -> Any:
+        return datasets.Dataset.from_dict({"a": list(range(n)), "y": [i % 2 for i in range(n)]})
+
+    datasets.DatasetDict({"train": rows(20), "validation": rows(6), "test": rows(8), "extra": rows(3)}).save_to_disk(
+        str(tmp_path / "four")
+    )
+    made = build(f"huggingface:{tmp_path / 'four'}", experiences=2)
+    assert [len(s[0].dataset) for s in (made.train_stream, made.valid_stream, made.test_stream)] == [10, 3, 4]
+    rows(20).save_to_disk(str(tmp_path / "one"))
+    made = build(f"huggingface:{tmp_path / 'one'}", experiences=2)
+    assert [len(s[0].dataset) for s in (made.train_stream, made.test_stream)] == [8, 2]
+    datasets.DatasetDict({"a": rows(3), "b": rows(3)}).save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="has no split called train, but a, b"):
+        build(f"huggingface:{tmp_path / 'none'}", experiences=2)
+    with pytest.raises(UsageError, match="the data has no experiences of its own"):
+        build(f"huggingface:{tmp_path / 'one'}")
 
 
 @needs_it
