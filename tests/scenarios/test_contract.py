@@ -117,6 +117,8 @@ def test_every_class_and_task_is_there(name: str, setting: str | None) -> None:
     assert scenario.tasks == 1 or spec.setting == "task"
     sizes = spec.classes_per_task or (spec.classes,) * scenario.tasks
     for train, test in pairs:
+        if spec.target == "token":  # a text may hold a token that its other part lacks
+            continue
         known = set(train.classes_in_this_experience)
         # a test of what several experiences teach asks for more than each of them
         assert (
@@ -152,7 +154,7 @@ def test_the_measures_of_the_target_take_its_samples(name: str, setting: str | N
     assert all(map(math.isfinite, values.values()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "experiences" in registry.find("scenario", name).options])
 @pytest.mark.parametrize("experiences", [1, 2])
 def test_the_number_of_experiences_is_the_one_asked_for(name: str, experiences: int) -> None:
     scenario = build(name, experiences=experiences)
