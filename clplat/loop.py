@@ -198,6 +198,8 @@ class Run:
         losses = {j: values["loss"] for j, values in found.items()}
         line: dict[str, Any] = {"event": "evaluate", "experience": after, "step": self.learner.step, metric: row}
         line["test_loss"] = [losses.get(j) for j in range(len(row))]
+        if self.scenario.slices:
+            line["slices"] = evaluate.slices(self.learner, self.scenario, which, self.eval_settings.batch_size)
         if after >= 0:
             assert self.baseline is not None
             learned = set(self.scenario.tested[: after + 1])

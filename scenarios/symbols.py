@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as nnf
 from torch import Generator, Tensor
 
 from clplat.metrics.measures import IGNORED
-from clplat.scenario import Spec
+from clplat.scenario import Experience, Spec, TensorData, stream
 from clplat.scenarios.generated import BLANK
 
 
@@ -35,9 +36,17 @@ def next_symbol(length: int, symbols: int) -> Spec:
     return replace(spec, metric="bits", direction="min")
 
 
-def ask(y_NT: Tensor, asked_NT: Tensor) -> Tensor:
-    """The labels where something is asked, and -100 elsewhere."""
-    return torch.where(asked_NT, y_NT, IGNORED)
+def asked_where(experiences: Iterable[Experience], where: Callable[[Tensor, Tensor], Tensor]) -> tuple[Experience, ...]:
+    """The same test experiences asking only some of what they ask: a slice of a scenario of tokens.
+
+    Args:
+        where: (x, y) -> a mask of y.
+    """
+    parts = []
+    for data in (experience.dataset for experience in experiences):
+        y = torch.where(where(data.x, data.y), data.y, IGNORED)
+        parts.append(TensorData(data.x, y, data.task))
+    return stream("test", parts)
 
 
 def dirichlet(alpha_A: Tensor, n: int, source: Generator) -> Tensor:
