@@ -41,7 +41,7 @@ def shares(y: Tensor, seed: int, purpose: str, *, test: float, validation: float
     if problems:
         raise UsageError(*problems)
     parts: dict[str, list[Tensor]] = {"test": [], "valid": [], "train": []}
-    for label, index in enumerate(_strata(y)):
+    for label, index in enumerate(strata(y)):
         index = index[torch.randperm(len(index), generator=generator(seed, purpose, label))]
         first, second = round(len(index) * test), round(len(index) * (test + validation))
         parts["test"].append(index[:first])
@@ -69,6 +69,13 @@ def pools(
     test = test if test_pool is None else 0.0
     found = {n: pool.subset(i) for n, i in shares(pool.y, seed, purpose, test=test, validation=validation).items()}
     return found if test_pool is None else {**found, "test": test_pool}
+
+
+def class_order(classes: int, seed: int, purpose: str, order: Literal["natural", "random"]) -> list[int]:
+    """In which order classes come: as they are numbered, or shuffled by the seed."""
+    if order == "natural":
+        return list(range(classes))
+    return torch.randperm(classes, generator=generator(seed, purpose)).tolist()
 
 
 def arrange(
@@ -108,10 +115,7 @@ def arrange(
         raise UsageError(f"scenario.setting={setting} goes by classes, which these targets are not: choose data")
     if experiences > spec.classes:
         raise UsageError(f"scenario.experiences={experiences}: {spec.classes} classes make 1 to {spec.classes}")
-    classes = list(range(spec.classes))
-    if order == "random":
-        classes = torch.randperm(spec.classes, generator=generator(seed, purpose)).tolist()
-    groups = class_groups(classes, experiences)
+    groups = class_groups(class_order(spec.classes, seed, purpose, order), experiences)
     streams = {
         name: [_of_classes(part, group, spec.classes, setting, task) for task, group in enumerate(groups)]
         for name, part in parts.items()
@@ -122,7 +126,7 @@ def arrange(
     return _scenario(spec, streams)
 
 
-def _strata(y: Tensor) -> list[Tensor]:
+def strata(y: Tensor) -> list[Tensor]:
     """Indices of the samples of each class; of all samples where targets are no classes."""
     if not len(y) or y.ndim > 1 or y.is_floating_point():
         return [torch.arange(len(y))]
@@ -143,7 +147,7 @@ def _deal(part: TensorData, experiences: int, seed: int, purpose: str) -> list[T
     cards = torch.cat(
         [
             rows[torch.randperm(len(rows), generator=generator(seed, purpose, i))]
-            for i, rows in enumerate(_strata(part.y))
+            for i, rows in enumerate(strata(part.y))
         ]
     )
     return [part.subset(cards[e::experiences].sort().values) for e in range(experiences)]

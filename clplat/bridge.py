@@ -88,7 +88,10 @@ def from_avalanche(
     }
     if spec is None:
         spec = Spec(tuple(sample.shape), classes, setting or "class", per_task, encoder=_encoder(sample))
-    return Scenario(spec, held["train"], held["test"], held["valid"])
+    tests = (
+        (0,) * len(held["train"]) if len(held["train"]) > len(held["test"]) == 1 else ()
+    )  # one test of all that is learned
+    return Scenario(spec, held["train"], held["test"], held["valid"], tests)
 
 
 def to_avalanche(scenario: Scenario) -> Any:

@@ -20,18 +20,19 @@ from clplat.scenario import Scenario, Spec, TensorData, stream
 
 
 @cache
-def _digits() -> tuple[Tensor, Tensor]:
+def images_and_labels() -> tuple[Tensor, Tensor]:
+    """All images (1797, 1, 8, 8), between 0 and 1, and their labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels, dtype=torch.long)
 
 
-def _split(seed: int, test: float, validation: float) -> dict[str, Tensor]:
+def split_digits(seed: int, test: float, validation: float) -> dict[str, Tensor]:
     """Indices of train, valid and test; see :func:`clplat.arrange.shares`."""
     if not test > 0:
         raise UsageError(f"scenario.test={test}: a share between 0 and 1 is needed")
-    return shares(_digits()[1], seed, "digits/split", test=test, validation=validation)
+    return shares(images_and_labels()[1], seed, "digits/split", test=test, validation=validation)
 
 
 def _scenario(spec: Spec, parts: dict[str, list[TensorData]]) -> Scenario:
@@ -54,9 +55,9 @@ class PermutedDigits(Scenario):
     def __init__(self, seed: int, *, experiences: int = 5, test: float = 0.2, validation: float = 0.0) -> None:
         if experiences < 1:
             raise UsageError(f"scenario.experiences={experiences}: at least one is needed")
-        x, y = _digits()
+        x, y = images_and_labels()
         parts: dict[str, list[TensorData]] = {"train": [], "valid": [], "test": []}
-        split = _split(seed, test, validation)
+        split = split_digits(seed, test, validation)
         for i in range(experiences):
             order = torch.arange(64)
             if i:
@@ -115,8 +116,8 @@ class RotatedDigits(Scenario):
             source = generator(seed, "rotated-digits")
             share[1:] = torch.rand(experiences - 1, generator=source, dtype=torch.float64)
         self.angles = tuple((share * max_angle).tolist())
-        x, y = _digits()
-        split = _split(seed, test, validation)
+        x, y = images_and_labels()
+        split = split_digits(seed, test, validation)
         parts = {
             name: [TensorData(rotated(x[index], angle), y[index]) for angle in self.angles]
             for name, index in split.items()
@@ -150,7 +151,7 @@ class SplitDigits(Scenario):
         test: float = 0.2,
         validation: float = 0.0,
     ) -> None:
-        parts = pools(TensorData(*_digits()), seed, "digits/split", test=test, validation=validation)
+        parts = pools(TensorData(*images_and_labels()), seed, "digits/split", test=test, validation=validation)
         spec = Spec((1, 8, 8), 10, "class")
         built = arrange(parts, spec, seed, "split-digits", setting=setting, experiences=experiences, order=order)
         super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)
