@@ -12,7 +12,7 @@ from clplat import optim
 from clplat.backbones.rnn.gru import GRU
 from clplat.errors import UsageError
 from clplat.scenario import Scenario
-from clplat.scenarios.generated import BLANK, held_out, to_the_end
+from clplat.scenarios.generated import BLANK, held_out
 from clplat.scenarios.mad import MADCompression, MADMemorize, MADSelectiveCopy
 from clplat.scenarios.mad_recall import MADRecall
 from clplat.settings import TrainerSettings
@@ -198,8 +198,3 @@ def test_the_share_of_sequences_that_are_held_out_is_the_one_asked_for() -> None
     assert torch.equal(held_out(every, 3), masks[3])
     assert not torch.equal(masks[0], masks[1])
     assert (held_out(every, 0, one_in=2).float().mean() - 0.5).abs() < 0.06
-
-
-def test_moving_to_the_end_keeps_the_order() -> None:
-    x = torch.tensor([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0], [5, 6, 7, 8, 9]])
-    assert to_the_end(x, torch.tensor([3, 1, 5])).tolist() == [[0, 0, 1, 2, 3], [0, 0, 0, 0, 4], [5, 6, 7, 8, 9]]
