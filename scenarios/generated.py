@@ -83,10 +83,10 @@ def held_out(x_NT: Tensor, seed: int, one_in: int = 5) -> Tensor:
 
 
 def drawn_apart(n: int, test: bool, seed: int, make: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
-    """``n`` rows of which all belong to the test, or none does (:func:`held_out` of the first tensor).
+    """``n`` rows of which all belong to the test, or none does.
 
     Args:
-        make: draws that many rows.
+        make: draws that many rows. Their first tensor is what decides (:func:`held_out`).
     """
     found: list[tuple[Tensor, ...]] = []
     missing = n

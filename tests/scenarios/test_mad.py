@@ -24,7 +24,7 @@ def rows(scenario: Scenario, stream: str, e: int) -> list[tuple[list[int], list[
 
 
 def expected(x: list[int], keys: range, values: range) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Labels of a recall stream, and its keys in order: runs of key tokens, each with its run of value tokens behind."""
+    """Labels of a recall stream, and its keys in order: runs of key tokens, each with one of value tokens behind it."""
     labels, known, order = [-100] * len(x), {}, []
     t = 0
     while t < len(x):
