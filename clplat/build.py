@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from clplat import registry, sizing
+from clplat import registry, sizing, wrapping
 from clplat.backbones.base import Backbone
 from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
 from clplat.config import parts
 from clplat.errors import UsageError
-from clplat.fits import BACKBONE_WORDS
 from clplat.heads.head import GrowingHead, PerTaskHead, SharedHead
 from clplat.learner import Learner
+from clplat.pairing import given, missing
 from clplat.randomness import derive
 from clplat.ranks import Ranks
 from clplat.scenario import PER_STEP, Scenario, Spec
@@ -48,7 +48,7 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
     optimizer_options = _options(config["optimizer"])
     make = registry.find("optimizer", config["optimizer"]["name"]).load()
     return assemble(
-        registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"])),
+        build_scenario(config["scenario"], seed),
         lambda: build_strategy(config["strategy"]),
         backbone_maker(entry, _options(config["backbone"])),
         trainer=TrainerSettings(**_options(config["trainer"])),
@@ -91,6 +91,8 @@ def assemble(
         raise UsageError(
             f"eval.every={eval_settings.every} >= 0 and eval.batch_size={eval_settings.batch_size} >= 1 needed"
         )
+    if eval_settings.stream == "valid":
+        scenario = _judged_by_validation(scenario)
     ranks, hints, spec = ranks or Ranks(), hints or {}, scenario.spec
     torch.default_generator.manual_seed(derive(seed, "init"))
     strategy = make_strategy()
@@ -140,6 +142,10 @@ def assemble(
         warnings.append(
             "warning: trainer.carry_state=true, but the samples of this scenario do not go on from one another"
         )
+    if scenario.single_pass and trainer.max_epochs > 1:
+        warnings.append(
+            f"warning: each sample of this stream is meant to be seen once, but trainer.max_epochs={trainer.max_epochs}"
+        )
     strategy.attach(learner)
     if trainer.precision == "64":
         learner.double()
@@ -160,6 +166,11 @@ def backbone_maker(
         return sizing.sized(entry, options or {}, lambda own: entry.build(*given, **own))
 
     return make
+
+
+def build_scenario(section: Mapping[str, Any], seed: int) -> Scenario:
+    """The scenario of a configuration, with the options of every scenario applied."""
+    return wrapping.built(registry.find("scenario", section["name"]), _options(section), seed)
 
 
 def build_strategy(section: Mapping[str, Any]) -> Strategy:
@@ -196,34 +207,10 @@ def pairing(
         UsageError: the pairing is impossible; says why, and what would fit.
     """
     each: Sequence[Strategy] = list(strategy) if isinstance(strategy, Combined) else [strategy]
-    given = {
-        "task-labels": spec.setting == "task",
-        "boundaries": spec.boundaries,
-        "classes": spec.target == "class",
-        "new-classes": spec.target == "class" and spec.setting == "class",
-        "task-heads": isinstance(head, PerTaskHead) if head is not None else spec.setting == "task",
-        "tokens": spec.vocabulary is not None,
-        "steps": spec.target in PER_STEP,
-        **{word: backbone is None or word in backbone.gives() for word in BACKBONE_WORDS},
-    }
-    remedy = {
-        "task-labels": "choose a task-incremental stream, e.g. --scenario split-digits scenario.setting=task",
-        "boundaries": "choose a stream with experience boundaries",
-        "classes": "choose a classification scenario",
-        "new-classes": "choose a class-incremental stream, e.g. --scenario split-digits scenario.setting=class",
-        "prompts": "choose a backbone that reads a sequence, e.g. --backbone transformer",
-        "prefixes": "choose a backbone of attention layers, e.g. --backbone transformer",
-        "task-heads": "leave learner.head=auto, or set learner.head=per-task, on a task-incremental stream",
-        "tokens": "choose a stream of tokens, e.g. --scenario mqar-memorize",
-        "steps": "choose a stream with an answer at each step, e.g. --scenario permuted-copy",
-        "hidden-layers": "choose a backbone with feed-forward layers, e.g. --backbone mlp or transformer",
-    }
+    gives = given(spec, head=head, backbone=backbone)
     problems = []
     for part in each:
-        for need in part.needs:
-            if not given.get(need, False):
-                giver = "backbone" if need in BACKBONE_WORDS else "head" if need == "task-heads" else "scenario"
-                problems.append(f"{part.name} needs {need}, which this {giver} does not give: {remedy.get(need, '')}")
+        problems += missing(part.name, part.needs, gives)
         if world > 1 and not part.distributed:
             problems.append(f"{part.name} cannot run on several ranks: use trainer.devices=1")
     if problems:
@@ -247,6 +234,16 @@ def _check_shardable(strategy: Strategy) -> None:
             f"{' and '.join(refusing)} cannot work on weights that are cut among the ranks: use trainer.sharding=none, "
             f"or one of {', '.join(fitting)}"
         )
+
+
+def _judged_by_validation(scenario: Scenario) -> Scenario:
+    """The same streams, with validation samples in the place of the test samples."""
+    if not scenario.valid_stream:
+        raise UsageError(
+            "eval.stream=valid: this scenario keeps no validation samples; set a share of them, such as "
+            "scenario.validation=0.1"
+        )
+    return Scenario(scenario.spec, scenario.train_stream, scenario.valid_stream, (), scenario.tests)
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -201,6 +201,11 @@ def boundaries(folder: Path) -> dict[int, Path]:
     return {1 + int(end[2]): folder / end[0] for end in ends if end and end[3] == BOUNDARY}
 
 
+def ended(manifest: Mapping[str, Any]) -> int | None:
+    """At the end of how many experiences a checkpoint stands; None inside of one."""
+    return 1 + int(manifest["experience"]) if manifest["marker"] == BOUNDARY else None
+
+
 def _reason(error: BaseException) -> str:
     """The first line of an error; for a failed write the system's own word for it, which torch hides."""
     cause: BaseException | None = error

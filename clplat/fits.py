@@ -16,7 +16,8 @@ from clplat import registry, signature
 from clplat.errors import MissingError
 from clplat.registry import Entry
 
-BACKBONE_WORDS = ("hidden-layers", "prompts", "prefixes")  # what a backbone gives; all other words are the scenario's
+# What a backbone gives; all other words are the scenario's.
+BACKBONE_WORDS = ("hidden-layers", "prompts", "prefixes", "attention")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -14,9 +13,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from clplat.arrange import arrange, pools, shares
 from clplat.errors import UsageError
 from clplat.randomness import generator
-from clplat.scenario import Scenario, Setting, Spec, TensorData, class_groups, stream
+from clplat.scenario import Scenario, Spec, TensorData, stream
 
 
 @cache
@@ -29,22 +29,10 @@ def images_and_labels() -> tuple[Tensor, Tensor]:
 
 
 def split_digits(seed: int, test: float, validation: float) -> dict[str, Tensor]:
-    """Indices of train, valid and test, drawn per class so that each has the same mix; none overlaps another."""
-    for name, value in (("test", test), ("validation", validation)):
-        if not 0 <= value < 1 or (name == "test" and value == 0):
-            raise UsageError(f"scenario.{name}={value}: a share between 0 and 1 is needed")
-    if test + validation >= 1:
-        raise UsageError(f"scenario.test={test} and scenario.validation={validation} leave nothing to train on")
-    _, y = images_and_labels()
-    parts: dict[str, list[Tensor]] = {"test": [], "valid": [], "train": []}
-    for label in range(10):
-        index = torch.nonzero(y == label).squeeze(1)
-        index = index[torch.randperm(len(index), generator=generator(seed, "digits/split", label))]
-        first, second = round(len(index) * test), round(len(index) * (test + validation))
-        parts["test"].append(index[:first])
-        parts["valid"].append(index[first:second])
-        parts["train"].append(index[second:])
-    return {name: torch.cat(index).sort().values for name, index in parts.items()}
+    """Indices of train, valid and test; see :func:`clplat.arrange.shares`."""
+    if not test > 0:
+        raise UsageError(f"scenario.test={test}: a share between 0 and 1 is needed")
+    return shares(images_and_labels()[1], seed, "digits/split", test=test, validation=validation)
 
 
 def _scenario(spec: Spec, parts: dict[str, list[TensorData]]) -> Scenario:
@@ -138,39 +126,6 @@ class RotatedDigits(Scenario):
         super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)
 
 
-def class_order(seed: int, purpose: str, order: str) -> list[int]:
-    """The ten classes: natural, 0 to 9, or random by the seed."""
-    return list(range(10)) if order == "natural" else torch.randperm(10, generator=generator(seed, purpose)).tolist()
-
-
-def by_classes(
-    x: Tensor, y: Tensor, groups: Sequence[Sequence[int]], rows: Mapping[str, Tensor], setting: Setting
-) -> dict[str, list[TensorData]]:
-    """The samples of each group of classes, one data set for each group, by stream.
-
-    Labels are those of ``y`` in the class-incremental setting, else a class's position within its group; task labels
-    are the groups' numbers in the task-incremental one.
-
-    Args:
-        rows: which samples belong to which stream.
-    """
-    parts: dict[str, list[TensorData]] = {name: [] for name in rows}
-    for task, group in enumerate(groups):
-        position = torch.full((10,), -1)
-        position[list(group)] = torch.arange(len(group))
-        for name, all_of_it in rows.items():
-            index = all_of_it[position[y[all_of_it]] >= 0]
-            labels = y[index] if setting == "class" else position[y[index]]
-            parts[name].append(TensorData(x[index], labels, task if setting == "task" else 0))
-    return parts
-
-
-def class_spec(shape: tuple[int, ...], groups: Sequence[Sequence[int]], setting: Setting) -> Spec:
-    """What samples of :func:`by_classes` are."""
-    sizes = tuple(len(group) for group in groups)
-    return Spec(shape, sum(sizes) if setting == "class" else max(sizes), setting, sizes if setting == "task" else ())
-
-
 class SplitDigits(Scenario):
     """The ten digits, a few classes in each experience.
 
@@ -196,10 +151,7 @@ class SplitDigits(Scenario):
         test: float = 0.2,
         validation: float = 0.0,
     ) -> None:
-        if not 1 <= experiences <= 10:
-            raise UsageError(f"scenario.experiences={experiences}: ten classes make 1 to 10 experiences")
-        x, y = images_and_labels()
-        groups = class_groups(class_order(seed, "split-digits", order), experiences)
-        parts = by_classes(x, y, groups, split_digits(seed, test, validation), setting)
-        built = _scenario(class_spec((1, 8, 8), groups, setting), parts)
+        parts = pools(TensorData(*images_and_labels()), seed, "digits/split", test=test, validation=validation)
+        spec = Spec((1, 8, 8), 10, "class")
+        built = arrange(parts, spec, seed, "split-digits", setting=setting, experiences=experiences, order=order)
         super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)

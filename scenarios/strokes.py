@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from clplat.arrange import arrange, class_order
 from clplat.errors import UsageError
 from clplat.randomness import generator
 from clplat.scenario import Scenario, Spec, TensorData, class_groups, stream
-from clplat.scenarios.digits import by_classes, class_order, class_spec, images_and_labels, split_digits
+from clplat.scenarios.digits import images_and_labels, split_digits
 
 SIDE = 16  # of the images that are thinned: the 8x8 ones enlarged
 Pixel = tuple[int, int]
@@ -79,13 +80,14 @@ class StrokeDigits(Scenario):
         self.digits = digits
         (_, y), (x, lengths, new) = images_and_labels(), _paths()
         rows = {name: index[new[index]] for name, index in split_digits(seed, test, 0.0).items() if name != "valid"}
-        classes = class_order(seed, "stroke-digits", order)
         if digits == 1:
-            groups = class_groups(classes, experiences)
-            parts = by_classes(x, y, groups, rows, setting)
-            spec = class_spec(tuple(x.shape[1:]), groups, setting)
+            pools = {name: TensorData(x, y).subset(index) for name, index in rows.items()}
+            whole = Spec(tuple(x.shape[1:]), 10, "class")
+            built = arrange(pools, whole, seed, "stroke-digits", setting=setting, experiences=experiences, order=order)
+            spec, train, test_stream = built.spec, built.train_stream, built.test_stream
         else:
-            parts = {"train": [], "test": []}
+            classes = class_order(10, seed, "stroke-digits", order)
+            parts: dict[str, list[TensorData]] = {"train": [], "test": []}
             for e, pair in enumerate(class_groups(classes[: 2 * experiences], experiences)):
                 half = torch.randperm(2**digits, generator=generator(seed, "stroke-digits/halves", e)) % 2
                 for name, n in (("train", samples), ("test", test_samples)):
@@ -95,7 +97,8 @@ class StrokeDigits(Scenario):
                     joined = _joined(x, lengths, which)
                     parts[name].append(TensorData(joined, half[wanted], e if setting == "task" else 0))
             spec = Spec((digits * x.shape[1], 4), 2, setting)
-        super().__init__(spec, stream("train", parts["train"]), stream("test", parts["test"]))
+            train, test_stream = stream("train", parts["train"]), stream("test", parts["test"])
+        super().__init__(spec, train, test_stream)
 
 
 def _row_images(

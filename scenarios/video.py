@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from clplat.arrange import class_order
 from clplat.errors import UsageError
 from clplat.randomness import generator
 from clplat.scenario import Scenario, Spec, TensorData, class_groups, stream
-from clplat.scenarios.digits import class_order, images_and_labels, split_digits
+from clplat.scenarios.digits import images_and_labels, split_digits
 
 SIZE = 8  # side of a digit
 
@@ -89,7 +90,7 @@ class MovingDigits(Scenario):
         rows = split_digits(seed, test, 0.0)
         groups = [list(range(10))] * experiences
         if change == "classes":
-            groups = class_groups(class_order(seed, "moving-digits", order), experiences)
+            groups = class_groups(class_order(10, seed, "moving-digits", order), experiences)
         speeds = torch.linspace(speed, last_speed, experiences).tolist() if change == "speed" else [speed] * experiences
         numbers = range(1, experiences + 1) if change == "number" else [number] * experiences
         parts: dict[str, list[TensorData]] = {"train": [], "test": []}

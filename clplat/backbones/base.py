@@ -96,8 +96,13 @@ class Backbone(nn.Module):
         return units_of_modules(self)
 
     def gives(self) -> set[str]:
-        """What strategies may need of a backbone, in the words of ``Strategy.needs``."""
-        found = {"hidden-layers": bool(self.hidden()), "prompts": self.takes_prompts, "prefixes": self.takes_prefix}
+        """What strategies and probes may need of a backbone, in the words of their ``needs``."""
+        found = {
+            "hidden-layers": bool(self.hidden()),
+            "prompts": self.takes_prompts,
+            "prefixes": self.takes_prefix,
+            "attention": bool(self.attention_layers),
+        }
         return {word for word, holds in found.items() if holds}
 
     def hidden(self) -> list[tuple[str, str]]:
@@ -114,6 +119,11 @@ class Backbone(nn.Module):
     def takes_prompts(self) -> bool:
         """Whether steps that are put in front of others change what comes of those."""
         return self.sequential
+
+    @property
+    def attention_layers(self) -> list[nn.Module]:
+        """Layers that weigh steps, and tell the weights; see :mod:`clplat.backbones.recording`."""
+        return []
 
     @property
     def takes_prefix(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +15,27 @@ from clplat.backbones.conv.short import ShortConv
 from clplat.backbones.dropout import Dropout
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a layer of attention saw in one call. With carried keys S is more than T, and the new ones come last.
+
+    Args:
+        x: what the layer was given, (B, T, dim).
+        key, value: (B, heads, S, K).
+        weights: of each key for each step, (B, heads, T, S).
+    """
+
+    x: Tensor
+    key: Tensor
+    value: Tensor
+    weights: Tensor
+
+    @property
+    def own_weights(self) -> Tensor:
+        """The weights of the new steps alone, (B, heads, T, T)."""
+        return self.weights[..., -self.x.shape[1] :]
+
+
 class Mixer(nn.Module):
     """The part of a block that mixes steps: (B, T, dim) -> (B, T, dim), with the contract of a backbone.
 
@@ -22,9 +44,17 @@ class Mixer(nn.Module):
 
     Attributes:
         takes_prefix: it can begin with keys and values that are given, see :meth:`prefixed`.
+        attends: its output is ``out(weights of steps times values)``, head by head, and :meth:`look` tells the weights.
     """
 
     takes_prefix: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
+
+    def look(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Seen:
+        """What :meth:`forward` sees when it is called like this; see :mod:`clplat.backbones.recording`."""
+        raise TypeError(f"{type(self).__name__} does not define look")
 
     def prefixed(self, prefix: Prefix) -> State:
         """The state in which steps to come see keys and values (B, P, dim) that no step has made."""
@@ -228,6 +258,11 @@ class Stack(Backbone):
     def hidden(self) -> list[tuple[str, str]]:
         plain = [i for i, block in enumerate(self.blocks) if isinstance(block.mlp, nn.Sequential)]
         return [(f"blocks.{i}.mlp.0", f"blocks.{i}.mlp.2") for i in plain]
+
+    @property
+    def attention_layers(self) -> list[nn.Module]:
+        bare = [mixer.mixer if isinstance(mixer, Convolved) else mixer for mixer in self.mixers]
+        return [mixer for mixer in bare if mixer.attends]
 
     @property
     def takes_prefix(self) -> bool:

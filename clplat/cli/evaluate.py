@@ -49,45 +49,26 @@ def evaluate(
 
 
 def _evaluate(run_dir: Path) -> dict[str, Any]:
-    from clplat import checkpoint, evaluate, worker
-    from clplat import config as configuration
-    from clplat.build import build
-    from clplat.loop import EVALUATE, Run
-    from clplat.ranks import Ranks
+    from clplat import evaluate
+    from clplat.loop import EVALUATE
     from clplat.report.runs import load
+    from clplat.restored import restored
 
-    config = configuration.load(run_dir / "config.yaml")
-    found = checkpoint.newest(run_dir / "checkpoints")
-    if found is None:
-        raise RunFailedError(f"{run_dir} has no checkpoint yet")
-    worker.set_threads(_threads(run_dir) or config["trainer"]["threads"])
-    built = build(config, Ranks.from_environment(config["trainer"]["accelerator"]))
-    job = Run(built.learner, built.scenario, eval_settings=built.eval_settings, run_dir=run_dir)
-    built.learner.to(built.learner.ranks.device)
-    job.restore()
-    stream, spec = built.scenario.test_stream, built.scenario.spec
-    values = evaluate.evaluate(built.learner, stream, range(len(stream)), built.eval_settings.batch_size)
+    job, name = restored(run_dir)
+    stream, spec = job.scenario.test_stream, job.scenario.spec
+    values = evaluate.evaluate(job.learner, stream, range(len(stream)), job.eval_settings.batch_size)
     trained = job.marker == EVALUATE
     record = load(run_dir)
     recorded = record.matrix[job.number] if trained and job.number < len(record.matrix) else None
     return {
         "run": str(run_dir),
-        "checkpoint": found.path.name,
+        "checkpoint": name,
         "experience": job.number,
         "trained": job.number + trained,
         "experiences": len(stream),
-        "step": built.learner.step,
+        "step": job.learner.step,
         "metric": spec.metric,
         "row": [values[j][spec.metric] for j in range(len(stream))],
         "test_loss": [values[j]["loss"] for j in range(len(stream))],
         "recorded": recorded,
     }
-
-
-def _threads(run_dir: Path) -> int | None:
-    """The number of threads that the run had: sums over another number of them may differ in the last digits."""
-    try:
-        threads = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["threads"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return threads if isinstance(threads, int) and threads > 0 else None

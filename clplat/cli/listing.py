@@ -65,18 +65,18 @@ def listing(
         rows_all = [(entry.group, entry.name, summaries[entry.group, entry.name]) for entry in entries]
         output.table(("kind", "name", ""), rows_all)
     else:
-        families = any("family" in entry.info for entry in entries)
+        told = [key for key in ("family", "needs") if any(entry.info.get(key) for entry in entries)]
         output.table(
-            ("name", *(("family",) if families else ()), ""),
+            ("name", *told, ""),
             [
-                (
-                    entry.name,
-                    *((str(entry.info.get("family", "")),) if families else ()),
-                    summaries[entry.group, entry.name],
-                )
+                (entry.name, *(_words(entry.info.get(key)) for key in told), summaries[entry.group, entry.name])
                 for entry in entries
             ],
         )
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def _fitting(group: str | None, fit_for: str | None, backbone: str | None, as_json: bool) -> None:

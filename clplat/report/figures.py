@@ -24,7 +24,8 @@ def label(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _layout(title: str, x: str, y: str, **more: Any) -> Figure:
+def layout(title: str, x: str, y: str, **more: Any) -> Figure:
+    """What all figures have in common, with titles for the whole and for both axes."""
     axis = {"automargin": True, "gridcolor": "#e5e5e5", "zeroline": False}
     return {
         "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
@@ -81,19 +82,19 @@ def matrix(run: RunData) -> Figure:
 
     blues = [[0.0, "#f7fbff"], [0.25, "#c6dbef"], [0.5, "#6baed6"], [0.75, "#2171b5"], [1.0, "#08306b"]]
     greys = [[0.0, "#fafafa"], [1.0, "#cccccc"]]
-    layout = _layout(
+    whole = layout(
         f"{label(run.metric)} after experience (row) on experience (column)",
         "on experience",
         "after",
         height=130 + 26 * max(len(rows), 3),
     )
-    layout["xaxis"] |= {"type": "category", "showgrid": False}
-    layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False}
+    whole["xaxis"] |= {"type": "category", "showgrid": False}
+    whole["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False}
     data = [
         trace(True, blues, colorbar={"title": {"text": label(run.metric)}}),
         trace(False, greys, showscale=False, textfont={"color": "#777777"}),
     ]
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": whole}
 
 
 def average_seen(runs: Sequence[RunData]) -> Figure:
@@ -105,10 +106,10 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
         if run.matrix:
             data.append(_line(label(run.label), range(1, len(run.matrix) + 1), run.average_seen, colour))
     metrics = sorted({run.metric for run in runs if run.matrix})
-    layout = _layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics)))
-    layout |= {"showlegend": True, "height": 420, "hovermode": "closest"}
-    layout["xaxis"] |= {"dtick": 1} if max((len(run.matrix) for run in runs), default=0) <= 20 else {}
-    return {"data": data, "layout": layout}
+    whole = layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics)))
+    whole |= {"showlegend": True, "height": 420, "hovermode": "closest"}
+    whole["xaxis"] |= {"dtick": 1} if max((len(run.matrix) for run in runs), default=0) <= 20 else {}
+    return {"data": data, "layout": whole}
 
 
 def curves(run: RunData) -> Figure:
@@ -125,10 +126,10 @@ def curves(run: RunData) -> Figure:
         )
         trace["marker"] = {"size": [11 if i and run.teaches(i - 1) == j else 5 for i, _ in rows]}
         data.append(trace)
-    layout = _layout("Each experience over the run", "after experience (0: untrained)", label(run.metric))
-    layout |= {"showlegend": True, "height": 420, "hovermode": "closest"}
-    layout["xaxis"] |= {"dtick": 1} if len(rows) <= 20 else {}
-    return {"data": data, "layout": layout}
+    whole = layout("Each experience over the run", "after experience (0: untrained)", label(run.metric))
+    whole |= {"showlegend": True, "height": 420, "hovermode": "closest"}
+    whole["xaxis"] |= {"dtick": 1} if len(rows) <= 20 else {}
+    return {"data": data, "layout": whole}
 
 
 def _line(name: str, x: Sequence[int], y: Sequence[float | None], colour: str) -> Figure:

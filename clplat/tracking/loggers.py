@@ -43,7 +43,7 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     A training line gives ``train/<term>``, or ``train/<phase>/<term>`` in a phase of a strategy's own. An evaluation
     gives ``eval/task/<j>`` and ``eval/loss/<j>`` for each evaluated experience j, ``eval/<name>`` for each summary
     metric over the experiences so far, and ``eval/average_seen``. A look inside training (``eval.every``) gives
-    ``train/look/<j>``.
+    ``train/look/<j>``, a probe ``eval/<probe>/<name>``.
     """
     found: dict[str, float | None] = {}
     if line.get("event") == "train":
@@ -56,6 +56,8 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
         found["eval/average_seen"] = line.get("average_seen")
     elif line.get("event") == "look":
         found = {f"train/look/{j}": value for j, value in enumerate(matrix_row(line))}
+    elif line.get("event") == "probe":
+        found = {f"eval/{line['probe']}/{name}": value for name, value in line["values"].items()}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

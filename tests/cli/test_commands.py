@@ -58,7 +58,19 @@ def errors(capsys, *argv, code=2):
         ["-h"],
         *(
             [command, "-h"]
-            for command in ("fit", "submit", "jobs", "logs", "cancel", "resume", "eval", "report", "list", "show")
+            for command in (
+                "fit",
+                "submit",
+                "jobs",
+                "logs",
+                "cancel",
+                "resume",
+                "eval",
+                "probe",
+                "report",
+                "list",
+                "show",
+            )
         ),
         *(["config", command, "-h"] for command in ("print", "validate", "diff", "schema")),
     ],

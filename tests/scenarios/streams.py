@@ -10,8 +10,13 @@ from clplat.backbones.rnn.gru import GRU
 from clplat.scenario import Scenario
 from clplat.settings import LearnerSettings, TrainerSettings
 
-# Entries that stand for a family, written family:NAME, cannot be built without a name, and need data.
-NAMES = [name for name in registry.names("scenario") if "argument" not in registry.find("scenario", name).info]
+# Entries that need more than a seed: a family, written family:NAME, and what reads the user's own files.
+NAMES = [
+    name
+    for name in registry.names("scenario")
+    if "argument" not in registry.find("scenario", name).info
+    and not any(option.required for option in registry.find("scenario", name).options.values())
+]
 
 
 def build(name: str, seed: int = 0, **options: object) -> Scenario:

@@ -41,12 +41,11 @@ def equal(a: TensorData, b: TensorData) -> bool:
 @EVERY
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name: str, setting: str | None) -> None:
     torch.manual_seed(123)  # a generator that is not theirs must not matter
-    again = made.__wrapped__(name, setting, 0)
-    other = made(name, setting, 1)
+    again, other = streams(made.__wrapped__(name, setting, 0)), streams(made(name, setting, 1))
     for stream, experiences in streams(made(name, setting)).items():
         for i, experience in enumerate(experiences):
-            assert equal(experience.dataset, streams(again)[stream][i].dataset)
-            assert not equal(experience.dataset, streams(other)[stream][i].dataset)
+            assert equal(experience.dataset, again[stream][i].dataset)
+            assert not equal(experience.dataset, other[stream][i].dataset)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,6 +117,8 @@ def test_every_class_and_task_is_there(name: str, setting: str | None) -> None:
     assert scenario.tasks == 1 or spec.setting == "task"
     sizes = spec.classes_per_task or (spec.classes,) * scenario.tasks
     for train, test in pairs:
+        if spec.target == "token":  # a text may hold a token that its other part lacks
+            continue
         known = set(train.classes_in_this_experience)
         # a test of what several experiences teach asks for more than each of them
         assert (
@@ -134,6 +135,8 @@ def test_every_class_and_task_is_there(name: str, setting: str | None) -> None:
 
 @EVERY
 def test_no_sample_is_in_train_and_test(name: str, setting: str | None) -> None:
+    if reason := registry.find("scenario", name).info.get("overlap"):
+        pytest.skip(reason)
     scenario = made(name, setting)
     for train, j in zip(scenario.train_stream, scenario.tested, strict=True):
         test = scenario.test_stream[j]
@@ -153,7 +156,7 @@ def test_the_measures_of_the_target_take_its_samples(name: str, setting: str | N
     assert all(map(math.isfinite, values.values()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "experiences" in registry.find("scenario", name).options])
 @pytest.mark.parametrize("experiences", [1, 2])
 def test_the_number_of_experiences_is_the_one_asked_for(name: str, experiences: int) -> None:
     scenario = build(name, experiences=experiences)

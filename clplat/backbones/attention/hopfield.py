@@ -32,6 +32,7 @@ class HopfieldAttention(SelfAttention):
         rest: whether a pattern of zeros is stored too, so that a step may read nothing.
     """
 
+    attends = False  # its states move before they read
     rotary = False
 
     def __init__(self, dim: int, heads: int, slots: int, updates: int, beta: float, rest: bool) -> None:

@@ -6,8 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from clplat.backbones.base import State, in_reference_form, require
-from clplat.backbones.block import Mixer, join_heads, split_heads
-from clplat.backbones.ops.attention import latest, positions, rotate, window_attention, window_attention_loop
+from clplat.backbones.block import Mixer, Seen, join_heads, split_heads
+from clplat.backbones.ops.attention import (
+    attention_weights,
+    latest,
+    positions,
+    rotate,
+    visibility,
+    window_attention,
+    window_attention_loop,
+)
 
 
 class WindowAttention(Mixer):
@@ -24,6 +32,8 @@ class WindowAttention(Mixer):
         window: steps in sight, itself included; padding does not count.
     """
 
+    attends = True
+
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
         require(heads >= 1 and dim % (2 * heads) == 0, f"dim {dim} must be an even multiple of heads {heads}")
@@ -35,13 +45,9 @@ class WindowAttention(Mixer):
     def forward(
         self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, -1))
-        state = self.init_state(len(x_BTD), device=k.device, dtype=k.dtype) if state is None else state
-        reset_BT = x_BTD.new_zeros(x_BTD.shape[:2], dtype=torch.bool) if reset_BT is None else reset_BT
+        state, reset_BT = self._before(x_BTD, state, reset_BT)
         step_BT = torch.ones_like(reset_BT) if mask_BT is None else mask_BT
-        position_BT, next_B = positions(state["position"], reset_BT, step_BT)
-        q, k = rotate(q, position_BT), rotate(k, position_BT)
-        k, v = torch.cat([state["key"].to(k.dtype), k], 2), torch.cat([state["value"].to(v.dtype), v], 2)
+        (q, k, v), next_B = self._project(x_BTD, state, reset_BT, step_BT)
         y_BTD = self.out(join_heads(self.attend(q, k, v, state["live"], reset_BT, mask_BT)))
 
         over_BT = reset_BT.long().cumsum(1)  # sequences that have begun
@@ -51,6 +57,30 @@ class WindowAttention(Mixer):
             x.take_along_dim(index_BN[:, None, :, None], 2).masked_fill(~live_BN[:, None, :, None], 0) for x in (k, v)
         )
         return y_BTD, {"key": k, "value": v, "live": live_BN, "position": next_B}
+
+    def look(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Seen:
+        state, reset_BT = self._before(x_BTD, state, reset_BT)
+        step_BT = torch.ones_like(reset_BT) if mask_BT is None else mask_BT
+        (q, k, v), _ = self._project(x_BTD, state, reset_BT, step_BT)
+        visible_BTS, _ = visibility(state["live"], reset_BT, step_BT, self.window)
+        return Seen(x_BTD, k, v, attention_weights(q, k, visible_BTS))
+
+    def _before(self, x_BTD: Tensor, state: State, reset_BT: Tensor | None) -> tuple[State, Tensor]:
+        if state is None:
+            state = self.init_state(len(x_BTD), device=x_BTD.device, dtype=x_BTD.dtype)
+        return state, x_BTD.new_zeros(x_BTD.shape[:2], dtype=torch.bool) if reset_BT is None else reset_BT
+
+    def _project(
+        self, x_BTD: Tensor, state: State, reset_BT: Tensor, step_BT: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Queries, the carried and the new keys and values, and the next position."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, -1))
+        position_BT, next_B = positions(state["position"], reset_BT, step_BT)
+        q, k = rotate(q, position_BT), rotate(k, position_BT)
+        k, v = torch.cat([state["key"].to(k.dtype), k], 2), torch.cat([state["value"].to(v.dtype), v], 2)
+        return (q, k, v), next_B
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, live_BP: Tensor, reset_BT: Tensor, mask_BT: Tensor | None

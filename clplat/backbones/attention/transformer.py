@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from clplat.backbones.attention.local import WindowAttention
 from clplat.backbones.base import Prefix, State, in_reference_form, require
-from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
-from clplat.backbones.ops.attention import attention, attention_chunks, attention_loop, positions, rotate, visibility
+from clplat.backbones.block import Mixer, Seen, Stack, join_heads, split_heads
+from clplat.backbones.ops.attention import (
+    Weighing,
+    attention,
+    attention_chunks,
+    attention_loop,
+    attention_weights,
+    positions,
+    rotate,
+    visibility,
+)
 
 
 class SelfAttention(Mixer):
@@ -26,26 +35,42 @@ class SelfAttention(Mixer):
         dim: D.
         heads: number of heads; D / heads must be an even whole number, or a whole number where nothing is turned.
         keys_at_once: keys whose scores exist at a time, see :func:`attention_chunks`; 0 leaves it to torch.
+        weighing: how scores become weights, see :func:`weigh`.
     """
 
     takes_prefix = True
+    attends = True
     rotary: ClassVar[bool] = True
 
-    def __init__(self, dim: int, heads: int, keys_at_once: int = 0) -> None:
+    def __init__(self, dim: int, heads: int, keys_at_once: int = 0, weighing: Weighing = "softmax") -> None:
         super().__init__()
         require(keys_at_once >= 0, f"keys_at_once must be 0 or a number of keys, not {keys_at_once}")
+        require(weighing == "softmax" or not keys_at_once, f"keys_at_once is for softmax, not for weighing {weighing}")
         even = 2 if self.rotary else 1
         require(
             heads >= 1 and dim % (even * heads) == 0,
             f"dim {dim} must be {'an even' if self.rotary else 'a'} multiple of heads {heads}",
         )
-        self.dim, self.heads, self.keys_at_once = dim, heads, keys_at_once
+        self.dim, self.heads, self.keys_at_once, self.weighing = dim, heads, keys_at_once, weighing
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(
         self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
+        given, state = self.project(x_BTD, state, reset_BT, mask_BT)
+        return self.out(join_heads(self.attend(*given))), state
+
+    def look(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Seen:
+        (q, k, v, visible_BTS), _ = self.project(x_BTD, state, reset_BT, mask_BT)
+        return Seen(x_BTD, k, v, attention_weights(q, k, visible_BTS, self.weighing))
+
+    def project(
+        self, x_BTD: Tensor, state: State, reset_BT: Tensor | None, mask_BT: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], State]:
+        """Queries, keys, values and who sees whom, as :meth:`attend` takes them; and the state to carry on."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, -1))
         B, T, _ = x_BTD.shape
         if state is None and reset_BT is None and mask_BT is None:  # the same positions and sight for all samples
@@ -62,8 +87,7 @@ class SelfAttention(Mixer):
             q, k = self.turn(q, position_BT), self.turn(k, position_BT)
             k = torch.cat([state["key"].to(k.dtype), k], 2)
             v = torch.cat([state["value"].to(v.dtype), v], 2)
-        y_BTD = self.out(join_heads(self.attend(q, k, v, visible_BTS)))
-        return y_BTD, {"key": k, "value": v, "live": live_BS, "position": next_B}
+        return (q, k, v, visible_BTS), {"key": k, "value": v, "live": live_BS, "position": next_B}
 
     def turn(self, x_BHTK: Tensor, position_BT: Tensor) -> Tensor:
         """Queries or keys with their positions."""
@@ -73,7 +97,9 @@ class SelfAttention(Mixer):
         """What each query finds, (B, H, T, K)."""
         given = (q_BHTK, k_BHSK, v_BHSK, visible_BTS)
         if in_reference_form():
-            return attention_loop(*given)
+            return attention_loop(*given, self.weighing)
+        if self.weighing != "softmax":
+            return attention_weights(q_BHTK, k_BHSK, visible_BTS, self.weighing) @ v_BHSK
         return attention_chunks(*given, self.keys_at_once) if self.keys_at_once else attention(*given)
 
     def prefixed(self, prefix: Prefix) -> State:
@@ -111,12 +137,22 @@ class Transformer(Stack):
         heads: attention heads in each block; dim is an even multiple of heads.
         window: steps that a step sees in each block, itself included; 0 for all.
         keys_at_once: keys whose scores exist at a time, for long sequences in little memory; 0 leaves it to torch.
+        weighing: how scores become weights: softmax; sigmoid, each key by itself; relu, by the number of visible keys.
     """
 
     def __init__(
-        self, input_size: int, *, heads: int = 4, window: int = 0, keys_at_once: int = 0, **block: Any
+        self,
+        input_size: int,
+        *,
+        heads: int = 4,
+        window: int = 0,
+        keys_at_once: int = 0,
+        weighing: Literal["softmax", "sigmoid", "relu"] = "softmax",
+        **block: Any,
     ) -> None:
+        require(not window or weighing == "softmax", f"a window is for softmax, not for weighing {weighing}")
+
         def make_mixer(dim: int, number: int) -> Mixer:
-            return WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads, keys_at_once)
+            return WindowAttention(dim, heads, window) if window else SelfAttention(dim, heads, keys_at_once, weighing)
 
         super().__init__(input_size, make_mixer, **block)

@@ -45,6 +45,8 @@ class PersistentWindow(WindowAttention):
         persistent: number of persistent keys.
     """
 
+    attends = False  # what is in sight of all steps is no step
+
     def __init__(self, dim: int, heads: int, window: int, persistent: int) -> None:
         super().__init__(dim, heads, window)
         self.persistent = Persistent(heads, persistent, dim // heads)

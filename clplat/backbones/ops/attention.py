@@ -3,10 +3,38 @@ across resets, padding and carried keys."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+Weighing = Literal["softmax", "sigmoid", "relu"]
+
+
+def weigh(scores: Tensor, visible: Tensor, weighing: Weighing = "softmax") -> Tensor:
+    """Weights of keys from their scores, which are already divided by sqrt(K); zero where a key is not visible.
+
+    Args:
+        scores, visible: (..., S).
+        weighing: softmax; sigmoid, each key by itself (without sinks in Gu et al. 2024, arXiv 2410.10781); relu,
+            divided by the number of visible keys (Wortsman et al. 2023, arXiv 2309.08586).
+    """
+    if weighing == "softmax":
+        return scores.masked_fill(~visible, -torch.inf).softmax(-1)
+    if weighing == "sigmoid":
+        return scores.sigmoid() * visible
+    return scores.relu() * visible / visible.sum(-1, keepdim=True)
+
+
+def attention_weights(
+    q_BHTK: Tensor, k_BHSK: Tensor, visible_BTS: Tensor | None = None, weighing: Weighing = "softmax"
+) -> Tensor:
+    """What each query weighs each key with, (B, H, T, S); see :func:`weigh`. None: S = T and s <= t."""
+    if visible_BTS is None:
+        visible_BTS = q_BHTK.new_ones((1, q_BHTK.shape[2], k_BHSK.shape[2]), dtype=torch.bool).tril()
+    return weigh(q_BHTK @ k_BHSK.mT / q_BHTK.shape[-1] ** 0.5, visible_BTS[:, None], weighing)
 
 
 def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
@@ -26,15 +54,22 @@ def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BTS: Tenso
     return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSV, attn_mask=visible_BTS[:, None])
 
 
-def attention_loop(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
-    """The naive reference of :func:`attention`: one query at a time."""
+def attention_loop(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSV: Tensor,
+    visible_BTS: Tensor | None = None,
+    weighing: Weighing = "softmax",
+) -> Tensor:
+    """The naive reference of :func:`attention`, and of :func:`attention_weights` times v: one query at a time."""
     outputs = []
     for t in range(q_BHTK.shape[2]):
         scores_BHS = (k_BHSK @ q_BHTK[:, :, t, :, None]).squeeze(-1) / q_BHTK.shape[-1] ** 0.5
         if visible_BTS is None:
-            weights_BHS = scores_BHS[..., : t + 1].softmax(-1)
+            past_BHS = scores_BHS[..., : t + 1]
+            weights_BHS = weigh(past_BHS, torch.ones_like(past_BHS, dtype=torch.bool), weighing)
         else:
-            weights_BHS = scores_BHS.masked_fill(~visible_BTS[:, None, t], -torch.inf).softmax(-1)
+            weights_BHS = weigh(scores_BHS, visible_BTS[:, None, t], weighing)
         seen_BHSV = v_BHSV[:, :, : weights_BHS.shape[-1]]
         outputs.append((weights_BHS[..., None, :] @ seen_BHSV).squeeze(-2))
     return torch.stack(outputs, 2)
