@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clplat.errors import UsageError
+from clplat.labels import Labelled, relabel, usual_setting
 from clplat.scenario import Experience, LazyData, Scenario, Setting, Spec, TensorData, stream
 
 MAX_BYTES = 4 * 2**30
@@ -22,16 +23,10 @@ _STREAMS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}  
 
 
 @dataclass
-class _Part:
-    """One experience of a benchmark: its samples, not yet loaded, their labels, and the task label."""
+class _Part(Labelled):
+    """One experience of a benchmark: its labels, and its samples, not yet loaded."""
 
     dataset: Any
-    y: Tensor
-    task: int
-
-    @property
-    def classes(self) -> list[int]:
-        return torch.unique(self.y).tolist()
 
     def load(self, index: int) -> Tensor:
         return _tensor(self.dataset[index][0])
@@ -81,8 +76,8 @@ def from_avalanche(
             raise UsageError(f"the benchmark has no {name} stream")
     if spec is None or spec.target == "class":
         _check_no_class_lost(benchmark, streams["train"], set(leave_out))
-        setting = setting or (spec.setting if spec else _setting(streams["train"]))
-        sizes = _relabel(streams, setting)
+        setting = setting or (spec.setting if spec else usual_setting(streams["train"]))
+        sizes = relabel(streams, setting)
         classes = max(sizes) if setting != "class" else 1 + max(int(p.y.max()) for p in _all(streams))
         per_task = tuple(sizes) if setting == "task" else ()
     sample = streams["train"][0].load(0)
@@ -93,7 +88,10 @@ def from_avalanche(
     }
     if spec is None:
         spec = Spec(tuple(sample.shape), classes, setting or "class", per_task, encoder=_encoder(sample))
-    return Scenario(spec, held["train"], held["test"], held["valid"])
+    tests = (
+        (0,) * len(held["train"]) if len(held["train"]) > len(held["test"]) == 1 else ()
+    )  # one test of all that is learned
+    return Scenario(spec, held["train"], held["test"], held["valid"], tests)
 
 
 def to_avalanche(scenario: Scenario) -> Any:
@@ -135,49 +133,13 @@ def _parts(benchmark: Any, names: Sequence[str]) -> list[_Part]:
             tasks = {int(task) for task in getattr(dataset, "targets_task_labels", (0,))}
             if len(tasks) != 1:
                 raise UsageError(f"experience {number} of the {name} stream has {len(tasks)} task labels, not one")
-            parts.append(_Part(dataset, y, tasks.pop()))
+            parts.append(_Part(y, tasks.pop(), dataset))
     return parts
 
 
 def _all(streams: dict[str, list[_Part]]) -> Iterator[_Part]:
     for parts in streams.values():
         yield from parts
-
-
-def _setting(parts: Sequence[_Part]) -> Setting:
-    if len({part.task for part in parts}) > 1:
-        return "task"
-    return "domain" if len(parts) > 1 and all(part.classes == parts[0].classes for part in parts) else "class"
-
-
-def _relabel(streams: dict[str, list[_Part]], setting: Setting) -> list[int]:
-    """Make labels what the setting wants, in place; returns the number of classes of each task, or experience."""
-    train = streams["train"]
-    if setting == "class":
-        for part in _all(streams):
-            part.task = 0
-        return [len(part.classes) for part in train]
-    same = all(part.classes == train[0].classes for part in train)
-    if any(len(parts) not in (0, len(train)) for parts in streams.values()) and not (setting == "domain" and same):
-        raise UsageError(
-            f"scenario.setting={setting} needs a test experience for each of the {len(train)} training experiences, "
-            f"but this benchmark has {len(streams['test'])}: choose scenario.setting=class"
-        )
-    own = len({part.task for part in train}) == 1  # no task labels: each experience is a task
-    members: dict[int, set[int]] = {}
-    for parts in streams.values():
-        for number, part in enumerate(parts):
-            part.task = number if own and not (setting == "domain" and same) else part.task
-            members.setdefault(part.task, set()).update(part.classes)
-    if sorted(members) != list(range(len(members))):
-        raise UsageError(f"task labels should be 0, 1, 2, ..., but the benchmark's are {sorted(members)}")
-    for part in _all(streams):
-        part.y = torch.searchsorted(torch.tensor(sorted(members[part.task])), part.y)
-    sizes = [len(members[task]) for task in sorted(members)]
-    if setting == "domain":
-        for part in _all(streams):
-            part.task = 0
-    return sizes
 
 
 def _check_no_class_lost(benchmark: Any, train: Sequence[_Part], leave_out: set[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clplat import registry, sizing
+from clplat import registry, sizing, wrapping
 from clplat.backbones.base import Backbone
 from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
@@ -48,7 +48,7 @@ def build(config: Mapping[str, Any], ranks: Ranks) -> Built:
     optimizer_options = _options(config["optimizer"])
     make = registry.find("optimizer", config["optimizer"]["name"]).load()
     return assemble(
-        registry.find("scenario", config["scenario"]["name"]).build(seed, **_options(config["scenario"])),
+        build_scenario(config["scenario"], seed),
         lambda: build_strategy(config["strategy"]),
         backbone_maker(entry, _options(config["backbone"])),
         trainer=TrainerSettings(**_options(config["trainer"])),
@@ -91,12 +91,19 @@ def assemble(
         raise UsageError(
             f"eval.every={eval_settings.every} >= 0 and eval.batch_size={eval_settings.batch_size} >= 1 needed"
         )
+    if eval_settings.stream == "valid":
+        scenario = _judged_by_validation(scenario)
     ranks, hints, spec = ranks or Ranks(), hints or {}, scenario.spec
     torch.default_generator.manual_seed(derive(seed, "init"))
     strategy = make_strategy()
     name = _encoder(learner_settings.encoder, hints.get("encoder"), spec)
     encoder = Encoder(name, spec.shape, vocabulary=spec.vocabulary, dim=learner_settings.embedding)
     T, D = encoder.shape
+    if spec.target in PER_STEP and spec.shape[0] != T:
+        raise UsageError(
+            f"learner.encoder={name} makes {T} steps of a sample, but each of its {spec.shape[0]} asks for an answer; "
+            "leave learner.encoder=auto"
+        )
     backbone = make_backbone(D, spec.shape)
     if ranks.world > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules()):
         raise UsageError(
@@ -119,6 +126,11 @@ def assemble(
         ranks=ranks,
     )
     warnings = pairing(strategy, spec, ranks.world, head=learner.head, backbone=learner.backbone)
+    if spec.target in PER_STEP and not learner.backbone.causal:
+        warnings.append(
+            f"warning: {type(backbone).__name__} is not causal: the answer at each step is given with all later steps "
+            "in sight, where it may stand"
+        )
     if trainer.sharding == "fsdp":
         _check_shardable(strategy)
     if trainer.carry_state and not learner.backbone.sequential:
@@ -129,6 +141,10 @@ def assemble(
     if trainer.carry_state and not spec.contiguous:
         warnings.append(
             "warning: trainer.carry_state=true, but the samples of this scenario do not go on from one another"
+        )
+    if scenario.single_pass and trainer.max_epochs > 1:
+        warnings.append(
+            f"warning: each sample of this stream is meant to be seen once, but trainer.max_epochs={trainer.max_epochs}"
         )
     strategy.attach(learner)
     if trainer.precision == "64":
@@ -150,6 +166,11 @@ def backbone_maker(
         return sizing.sized(entry, options or {}, lambda own: entry.build(*given, **own))
 
     return make
+
+
+def build_scenario(section: Mapping[str, Any], seed: int) -> Scenario:
+    """The scenario of a configuration, with the options of every scenario applied."""
+    return wrapping.built(registry.find("scenario", section["name"]), _options(section), seed)
 
 
 def build_strategy(section: Mapping[str, Any]) -> Strategy:
@@ -215,6 +236,16 @@ def _check_shardable(strategy: Strategy) -> None:
         )
 
 
+def _judged_by_validation(scenario: Scenario) -> Scenario:
+    """The same streams, with validation samples in the place of the test samples."""
+    if not scenario.valid_stream:
+        raise UsageError(
+            "eval.stream=valid: this scenario keeps no validation samples; set a share of them, such as "
+            "scenario.validation=0.1"
+        )
+    return Scenario(scenario.spec, scenario.train_stream, scenario.valid_stream, (), scenario.tests)
+
+
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key != "name"}
 
@@ -226,10 +257,11 @@ def _encoder(wanted: str, backbones_own: str | None, spec: Spec) -> str:
     for name in (backbones_own, spec.encoder):
         if name:
             try:
-                encoded_shape(name, spec.shape, vocabulary=spec.vocabulary)
+                T, _ = encoded_shape(name, spec.shape, vocabulary=spec.vocabulary)
             except UsageError:
                 continue
-            return name
+            if spec.target not in PER_STEP or spec.shape[0] == T:
+                return name
     return "tokens" if spec.vocabulary else "vectors"
 
 

@@ -27,6 +27,7 @@ FREE = (
     "trainer.log_every",
     "trainer.dispatch",
     "trainer.progress",
+    "eval.store",
 )
 # Keys that change the stream; whether they change its past is asked of the data itself (checkpoints hold digests).
 STREAM = "scenario"

@@ -56,6 +56,7 @@ def compose(
     preset: str | None = None,
     files: Sequence[Path | str] = (),
     flags: Mapping[str, str | int | None] = {},
+    sweep: bool = False,
 ) -> dict[str, Any]:
     """Put a configuration together and check all of it.
 
@@ -65,6 +66,7 @@ def compose(
         files: YAML files, later ones first in precedence.
         flags: ``strategy``, ``seed``, ``devices``, ``stop-after``, or a dotted key -> value; None where a flag was not
             given.
+        sweep: this is one run of a sweep: the ``sweep:`` section of a file has been read already.
 
     Returns:
         A dict of dicts of plain values. Each section that is chosen by name has it under ``name``.
@@ -73,11 +75,11 @@ def compose(
         UsageError: something is wrong; one message for each problem.
     """
     problems: list[str] = []
-    layers = [_read_file(_DEFAULTS, problems)]
+    layers = [_read_file(_DEFAULTS, problems, sweep)]
     if preset is not None:
         path = registry.find("preset", preset).path
-        layers += [_read_file(path, problems)] if path else []
-    layers += [_read_file(Path(path), problems) for path in files]
+        layers += [_read_file(path, problems, sweep)] if path else []
+    layers += [_read_file(Path(path), problems, sweep) for path in files]
     layers += [_read_flags(flags, problems), _read_overrides(overrides, problems)]
     result: dict[str, Any] = {group: _group(group, layers, problems) for group in GROUPS}
     result |= {section: _settings(section, layers, problems) for section in SETTINGS}
@@ -133,7 +135,7 @@ def parts(section: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 # --- reading the layers ----------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, problems: list[str]) -> _Layer:
+def _read_file(path: Path, problems: list[str], sweep: bool = False) -> _Layer:
     layer = _Layer()
     try:
         content, lines = yamlfile.read(path)
@@ -141,6 +143,8 @@ def _read_file(path: Path, problems: list[str]) -> _Layer:
         problems += error.messages
         return layer
     content.pop("_info_", None)
+    if content.pop("sweep", None) is not None and not sweep:
+        problems.append(f"{path}: it describes a sweep of many runs: use clplat sweep")
 
     def given(value: Any, *keys: str) -> _Given:
         line = lines.get(keys)

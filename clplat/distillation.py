@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 class Taught(Strategy):
     """Base of strategies with a frozen teacher: the network as it was at one moment."""
+
+    kinds: ClassVar[Mapping[str, str]] = {"teacher": "teacher"}
 
     def keep_teacher(self, learner: Learner) -> None:
         """The network becomes the teacher, as it is now."""

@@ -204,15 +204,18 @@ class _Watch(Silent):
 
 def cut(scenario: Scenario, train: int, test: int) -> Scenario:
     """A scenario with about so many samples left in each experience, and the first experiences of a long one."""
+    tested = scenario.tested[:WALKED]
+    places = sorted(set(tested) & set(range(len(scenario.test_stream))))
 
-    def few(stream: Sequence[Experience], rows: int) -> list[Experience]:
-        return [replace(e, dataset=_few(e.dataset, rows)) for e in stream[:WALKED]]
+    def few(stream: Sequence[Experience], which: Sequence[int], rows: int) -> list[Experience]:
+        return [replace(stream[i], dataset=_few(stream[i].dataset, rows)) for i in which]
 
     return Scenario(
         scenario.spec,
-        few(scenario.train_stream, train),
-        few(scenario.test_stream, test),
-        few(scenario.valid_stream, test),
+        few(scenario.train_stream, range(len(tested)), train),
+        few(scenario.test_stream, places, test),
+        few(scenario.valid_stream, range(min(WALKED, len(scenario.valid_stream))), test),
+        tuple(places.index(j) for j in tested) if scenario.tests else (),
     )
 
 
@@ -230,7 +233,8 @@ def _few(data: TensorData, rows: int) -> TensorData:
 def _evaluation_batches(scenario: Scenario, settings: EvalSettings) -> int:
     each = [ceil(len(e.dataset) / settings.batch_size) for e in scenario.test_stream]
     trained = range(1, len(scenario.train_stream) + 1)
-    after = (evaluate.chosen(settings.experiences, seen, len(each)) for seen in trained)
+    tested = scenario.tested
+    after = (evaluate.chosen(settings.experiences, seen, len(each), tested) for seen in trained)
     return sum(each) + sum(each[j] for which in after for j in which)
 
 
@@ -244,7 +248,7 @@ def lines(found: Found) -> list[str]:
 
 def _scenario(found: Found) -> list[str]:
     spec, stream = found.built.scenario.spec, found.built.scenario.train_stream
-    tested = found.built.scenario.test_stream
+    tested, places = found.built.scenario.test_stream, found.built.scenario.tested
     text = [
         f"scenario      {len(stream)} experiences, {spec.setting}-incremental",
         f"sample        {'tokens ' if spec.vocabulary else ''}{spec.shape}"
@@ -259,7 +263,7 @@ def _scenario(found: Found) -> list[str]:
         classes = f", classes {_ranges(experience.classes_in_this_experience)}"
         text.append(
             f"  experience {i + 1}: {len(experience.dataset)} samples to train on, "
-            f"{len(tested[i].dataset) if i < len(tested) else 0} to test on"
+            f"{len(tested[places[i]].dataset) if places[i] < len(tested) else 0} to test on"
             f"{classes if experience.classes_in_this_experience else ''}; {found.steps[i]} steps"
         )
     return text

@@ -7,6 +7,7 @@ table that is added over ranks (all other entries being zero) and then summed in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,8 @@ from clplat.backbones.base import State
 from clplat.errors import UsageError, suggestion
 from clplat.learner import Learner
 from clplat.metrics import measures
-from clplat.scenario import Experience, TensorData
+from clplat.metrics.answers import Collected
+from clplat.scenario import Experience, Scenario, TensorData
 
 
 def chosen(rule: str, seen: int, total: int, tested: Sequence[int] | None = None) -> list[int]:
@@ -42,7 +44,11 @@ def chosen(rule: str, seen: int, total: int, tested: Sequence[int] | None = None
 
 
 def evaluate(
-    learner: Learner, stream: Sequence[Experience], which: Sequence[int], batch_size: int
+    learner: Learner,
+    stream: Sequence[Experience],
+    which: Sequence[int],
+    batch_size: int,
+    answers: Collected | None = None,
 ) -> dict[int, dict[str, float]]:
     """The mean loss and the measures of the target on each of the chosen experiences.
 
@@ -50,6 +56,7 @@ def evaluate(
         stream: the test stream.
         which: positions in it.
         batch_size: samples in a batch; no batch holds samples of two experiences.
+        answers: collects what was answered to each sample.
     """
     pieces = [(j, start) for j in which for start in range(0, len(stream[j].dataset), batch_size)]
     ranks, target, carry = learner.ranks, learner.target, learner.settings.carry_state
@@ -72,9 +79,24 @@ def evaluate(
             x, y, task = TensorData(*stream[j].dataset.rows(rows)).to(ranks.device, dtype).rows(slice(None))
             output = learner.respond(x, task, state)
             state, logits = output.state if carry else None, output.logits
-            table[number] = measures.sums(target, logits if dtype == torch.float64 else logits.float(), y)
+            logits = logits if dtype == torch.float64 else logits.float()
+            table[number] = measures.sums(target, logits, y)
+            if answers is not None:
+                answers.add(j, rows, logits, y)
     sums = ranks.all_reduce(table).cpu()
     found: dict[int, dict[str, float]] = {}
     for j in which:
         found[j] = measures.values(target, sums[[number for number, (k, _) in enumerate(pieces) if k == j]].sum(0))
     return found
+
+
+def slices(
+    learner: Learner, scenario: Scenario, which: Sequence[int], batch_size: int
+) -> dict[str, list[float | None]]:
+    """The primary metric on each slice of a scenario, a row for each; None where nothing was asked or measured."""
+    rows: dict[str, list[float | None]] = {}
+    for name, stream in scenario.slices.items():
+        found = evaluate(learner, stream, which, batch_size)
+        values = [found[j][scenario.spec.metric] if j in found else math.nan for j in range(len(stream))]
+        rows[name] = [None if math.isnan(value) else value for value in values]
+    return rows

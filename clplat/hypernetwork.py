@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -42,6 +42,8 @@ class Hypernetwork(Strategy):
         embedding: size of task and piece embeddings.
         chunk: weights that are made in one piece.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"target": "teacher"}
 
     needs = ("task-labels", "boundaries")
     per_task: ClassVar[tuple[str, ...]] = ("tasks",)  # lists of parameters, one for each task

@@ -27,12 +27,13 @@ class Identity:
 
     def about(self, experiences: int) -> dict[str, Any]:
         """For a manifest: the configuration, and the digests of the first experiences and of all test data."""
+        learned, tested = self.scenario.train_stream, self.scenario.test_stream
         return {
             "config": dict(self.config),
             "data": {
                 "spec": self._spec(),
-                "train": [self._digest(e) for e in self.scenario.train_stream[:experiences]],
-                "test": [self._digest(e) for e in self.scenario.test_stream],
+                "train": [self._digest(learned, "train", e) for e in range(min(experiences, len(learned)))],
+                "test": [self._digest(tested, "test", e) for e in range(len(tested))],
             },
         }
 
@@ -60,15 +61,14 @@ class Identity:
             for number, expected in enumerate(known):
                 if number >= len(stream):
                     return f"experience {number} of the {name} stream is there no more"
-                if self._digest(stream[number]) != expected:
+                if self._digest(stream, name, number) != expected:
                     return f"experience {number} of the {name} stream has other data than it knew"
         return None
 
     def _spec(self) -> str:
         return str(dataclasses.asdict(self.scenario.spec))
 
-    def _digest(self, experience: Experience) -> str:
-        key = (experience.origin_stream, experience.current_experience)
-        if key not in self._digests:
-            self._digests[key] = digest(experience.dataset)
-        return self._digests[key]
+    def _digest(self, stream: Sequence[Experience], name: str, number: int) -> str:
+        if (name, number) not in self._digests:
+            self._digests[name, number] = digest(stream[number].dataset)
+        return self._digests[name, number]

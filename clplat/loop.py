@@ -8,27 +8,27 @@ are in the record, follows from the checkpoint and the configuration alone.
 from __future__ import annotations
 
 import math
-import resource
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clplat import checkpoint, evaluate, faults, lightning, sharding
+from clplat import checkpoint, faults, lightning, sharding
 from clplat.backbones.base import State
 from clplat.errors import UsageError
+from clplat.evaluations import Evaluations
 from clplat.heads.head import GrowingHead
 from clplat.identity import Identity
 from clplat.lanes import Lanes
 from clplat.learner import Learner, StepReport
-from clplat.metrics.summary import average_of, summary
+from clplat.metrics import cost
 from clplat.probing import Probes
 from clplat.randomness import derive
 from clplat.scenario import Experience, Scenario
 from clplat.settings import EvalSettings
-from clplat.state import stored_bytes, weights_sha256
+from clplat.state import weights_sha256
 from clplat.steps import Steps
 from clplat.strategy import Phase
 from clplat.tracking.progress import Display, Silent
@@ -76,9 +76,7 @@ class Run:
         self.dtype = next(learner.parameters()).dtype
         # Where the run stands; all of it goes into checkpoints.
         self.number, self.marker, self.phase, self.position = 0, TRAIN, 0, 0
-        self.matrix: list[list[float | None]] = []
-        self.baseline: list[float | None] | None = None
-        self.lowest: list[float | None] = [None] * len(scenario.test_stream)  # since learned; see eval.every
+        self.evaluations = Evaluations(learner, scenario, eval_settings, run_dir, self.record)
         self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
         self.train_seconds = 0.0
         self._train_started: float | None = None
@@ -101,9 +99,9 @@ class Run:
         if not self._restored:
             self.restore()
         stream = self.scenario.train_stream
-        if self.baseline is None:
+        if not self.evaluations.begun:
             self._adapt(stream[0])  # the untrained network is that of the first experience
-            self.baseline = self._evaluate(-1, list(range(len(self.scenario.test_stream))))
+            self._evaluate(-1)
         while self.number < min(self.stop_after, len(stream)):
             experience = stream[self.number]
             if self.marker == TRAIN:
@@ -115,9 +113,7 @@ class Run:
                 self._finish(experience)
                 self.marker = EVALUATE
                 self._save()
-            total, tested = len(self.scenario.test_stream), self.scenario.tested
-            which = evaluate.chosen(self.eval_settings.experiences, self.number + 1, total, tested)
-            self.matrix.append(self._evaluate(self.number, which))
+            self._evaluate(self.number)
             self.probes.take(self.number + 1, self.record)
             self.number, self.marker, self.phase, self.position = self.number + 1, TRAIN, 0, 0
         return self._results()
@@ -171,10 +167,12 @@ class Run:
                 learner.restore_optimizer, learner.restore_fitting = self.carried, True
             learner.train()
             trainer = lightning.trainer(self.settings, self.ranks)
-            self._train_started = time.monotonic()
+            self._train_started, first = time.monotonic(), self.position
             trainer.fit(learner, train_dataloaders=steps)
-            self.train_seconds += time.monotonic() - self._train_started
-            self._train_started = None
+            seconds, self._train_started = time.monotonic() - self._train_started, None
+            self.train_seconds += seconds
+            samples = steps.samples(steps.total) - steps.samples(first)
+            self._time(phase.name, seconds, steps=steps.total - first, samples=samples)
             if main and self.keep_optimizer_state:
                 self.carried = trainer.optimizers[0].state_dict()
             learner.to(self.ranks.device)  # Lightning takes it back to the CPU
@@ -185,62 +183,40 @@ class Run:
         self.show.phase(experience.current_experience, len(self.scenario.train_stream), "finish", 0, 0)
         self._seed("finish", experience)
         self.learner.experience = experience
+        started = time.monotonic()
         faults.point("finish")
         self.learner.strategy.finish(self.learner, experience)
         faults.point("finished")
+        self._time("finish", time.monotonic() - started)
 
-    def _evaluate(self, after: int, which: list[int]) -> list[float | None]:
-        """Evaluate and write down; ``after`` is -1 for the untrained network."""
-        started = time.monotonic()
-        self.show.phase(max(after, 0), len(self.scenario.train_stream), "evaluate", 0, 0)
-        found = evaluate.evaluate(self.learner, self.scenario.test_stream, which, self.eval_settings.batch_size)
-        metric = self.scenario.spec.metric
-        row: list[float | None] = [None] * len(self.scenario.test_stream)
-        for j, values in found.items():
-            row[j] = values[metric]
-        losses = {j: values["loss"] for j, values in found.items()}
-        line: dict[str, Any] = {"event": "evaluate", "experience": after, "step": self.learner.step, metric: row}
-        line["test_loss"] = [losses.get(j) for j in range(len(row))]
-        if after >= 0:
-            assert self.baseline is not None
-            learned = set(self.scenario.tested[: after + 1])
-            self._watch(found, learned)
-            line["summary"], _ = self._summary([*self.matrix, row])
-            line["average_seen"] = average_of(row, learned)
-        elif self.scenario.tests:
-            line["tests"] = self.scenario.tests
-        self.record.log(**line)
+    def _time(self, phase: str, seconds: float, **done: int) -> None:
+        """Write down how long a phase took; of one that was interrupted, the part since then."""
+        line = {"event": "phase", "experience": self.number, "phase": phase, **done}
+        self.record.timing(**line, seconds=round(seconds, 4))
+
+    def _evaluate(self, after: int) -> None:
+        """Evaluate at the end of an experience; ``after`` is -1 for the untrained network."""
+        started, experiences = time.monotonic(), len(self.scenario.train_stream)
+        self.show.phase(max(after, 0), experiences, "evaluate", 0, 0)
+        row = self.evaluations.end(after)
         self.record.timing(event="evaluate", experience=after, seconds=round(time.monotonic() - started, 4))
         self.record.heartbeat(experience=self.number, step=self.learner.step)
         if after >= 0:
             known = {j: value for j, value in enumerate(row) if value is not None}
-            self.show.evaluated(after, len(self.scenario.train_stream), known, self.record.seconds)
-        return row
+            self.show.evaluated(after, experiences, known, self.record.seconds)
 
     def _results(self) -> dict[str, Any]:
-        spec = self.scenario.spec
-        values, reasons = self._summary(self.matrix)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self.ranks.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.ranks.device)
         state = sharding.whole(self.learner.state_dict())
         status = "done" if self.number == len(self.scenario.train_stream) else "stopped"
         results = {
             "status": status,
-            "metric": spec.metric,
-            "direction": spec.direction,
-            "matrix": self.matrix,
-            "baseline": self.baseline,
-            **({"tests": self.scenario.tests} if self.scenario.tests else {}),
-            "summary": values,
-            "reasons": reasons,
+            **self.evaluations.results(),
             "steps": self.learner.step,
-            "parameters": sum(p.numel() for p in self.learner.parameters()),
-            "stored_bytes": stored_bytes({key: value for key, value in state.items() if key.startswith("strategy.")}),
+            **cost.sizes(self.learner, state),
             "weights_sha256": weights_sha256(state),
             "seconds": round(self.record.seconds, 3),
             "train_seconds": round(self.train_seconds, 3),
-            "peak_bytes": peak,
+            "peak_bytes": cost.peak_bytes(self.ranks.device),
         }
         if reported := self.learner.strategy.report():
             results["strategy"] = reported
@@ -249,31 +225,6 @@ class Run:
                 self.record.write("results.json", results)
             self.record.status(status, experience=self.number, step=self.learner.step)
         return results
-
-    def _summary(self, matrix: list[list[float | None]]) -> tuple[dict[str, float | None], dict[str, str]]:
-        assert self.baseline is not None
-        watched = self.lowest if self.eval_settings.every else None
-        return summary(matrix, self.baseline, self.scenario.spec.direction, watched, self.scenario.tested)
-
-    def _watch(self, found: Mapping[int, Mapping[str, float]], learned: Collection[int]) -> None:
-        """Keep the worst value of each experience that has been learned."""
-        spec = self.scenario.spec
-        worse = min if spec.direction == "max" else max
-        for j in learned:
-            if j in found:
-                value, before = found[j][spec.metric], self.lowest[j]
-                self.lowest[j] = value if before is None else worse(before, value)
-
-    def _look(self) -> None:
-        """Evaluate the experiences so far between two optimiser steps."""
-        total = len(self.scenario.test_stream)
-        tested = self.scenario.tested
-        which = sorted(set(tested[: self.number + 1]))
-        found = evaluate.evaluate(self.learner, self.scenario.test_stream, which, self.eval_settings.batch_size)
-        self._watch(found, set(tested[: self.number]))
-        metric = self.scenario.spec.metric
-        row = [found[j][metric] if j in found else None for j in range(total)]
-        self.record.log(event="look", experience=self.number, step=self.learner.step, **{metric: row})
 
     # --- steps and checkpoints
 
@@ -294,7 +245,7 @@ class Run:
             self.record.heartbeat(experience=self.number, step=report.step)
         self.show.advance(loss)
         if self.eval_settings.every and report.step % self.eval_settings.every == 0:
-            self._look()
+            self.evaluations.look(self.number)
         every = self.settings.checkpoint_every
         if every and report.step % every == 0 and self.position < steps.total:
             terms = self._global(report)
@@ -336,9 +287,7 @@ class Run:
                 "phase": self.phase,
                 "position": self.position,
                 "step": self.learner.step,
-                "matrix": self.matrix,
-                "baseline": self.baseline,
-                "lowest": self.lowest,
+                **self.evaluations.state(),
                 "lengths": lengths,
                 "seconds": self.record.seconds,
                 "train_seconds": training,
@@ -392,16 +341,18 @@ class Run:
         progress = found.state["progress"]
         self.number, self.marker = progress["experience"], progress["marker"]
         self.phase, self.position = progress["phase"], progress["position"]
-        self.matrix, self.baseline, self.lowest = progress["matrix"], progress["baseline"], progress["lowest"]
+        self.evaluations.load(progress)
         self.train_seconds = progress["train_seconds"]
         if self.number >= self.stop_after:
             raise UsageError(
                 f"it cannot stop after {self.stop_after} experiences: {self.number} have been learned already, and "
                 f"experience {self.number} is being learned"
             )
-        longer = self._lengthen()
-        for experience in self.scenario.train_stream[: self.number + 1]:
-            self._adapt(experience)
+        if self.evaluations.new:
+            self._adapt(self.scenario.train_stream[0])
+        longer = self.evaluations.lengthen()
+        for number in range(self.number + 1):  # not a slice, which would make all of a lazy stream at once
+            self._adapt(self.scenario.train_stream[number])
         self._started = self.number
         try:
             self.learner.load_state_dict(sharding.cut_state(found.state["model"], self.learner.state_dict()))
@@ -416,25 +367,13 @@ class Run:
         self._restored_optimizer, self.carried = found.state["optimizer"], found.state["carried"]
         self._restored_lanes = found.state.get("lanes")  # there since states can be carried
         self.record.begin(progress["lengths"], progress["seconds"], self.config)
+        self.ranks.barrier()  # the record has been cut to what the checkpoint knew
+        self.evaluations.resume()
         for problem in found.passed_over:
             self.record.say(f"warning: {problem}")
         where = f"step {self.learner.step}, {found.bytes / 1e6:.1f} MB"
         self.record.say(f"going on from checkpoint {found.path.name} ({where})")
         if longer:
-            self.record.log(event="extend", experience=self.number, step=self.learner.step, baseline=self.baseline)
+            self.evaluations.note_longer(self.number)
             self.record.say(f"the stream is longer than before by {longer} experiences")
         return found.path.name
-
-    def _lengthen(self) -> int:
-        """Test experiences that the checkpoint did not know: the untrained network, which is what there is before the
-        weights load, is evaluated on them; earlier rows of the matrix have no value there. Returns how many."""
-        assert self.baseline is not None
-        total = len(self.scenario.test_stream)
-        new = list(range(len(self.baseline), total))
-        if new:
-            self._adapt(self.scenario.train_stream[0])
-            found = evaluate.evaluate(self.learner, self.scenario.test_stream, new, self.eval_settings.batch_size)
-            self.baseline = [*self.baseline, *(found[j][self.scenario.spec.metric] for j in new)]
-            self.lowest = [*self.lowest, *(None for _ in new)]
-            self.matrix = [[*row, *(None for _ in new)] for row in self.matrix]
-        return len(new)

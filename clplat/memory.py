@@ -6,7 +6,8 @@ depend on the number of ranks. A policy decides which rows have a slot; reading 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -30,6 +31,8 @@ class Memory(Remembering):
     Attributes:
         needs: what a strategy needs that uses it, in the words of ``Strategy.needs``.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"rows": "memory"}
 
     needs: tuple[str, ...] = ()
 

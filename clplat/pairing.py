@@ -37,7 +37,7 @@ def given(spec: Spec, *, head: nn.Module | None = None, backbone: Backbone | Non
         "task-labels": spec.setting == "task",
         "boundaries": spec.boundaries,
         "classes": spec.target == "class",
-        "new-classes": spec.target == "class" and spec.setting == "class",
+        "new-classes": spec.new_classes,
         "task-heads": isinstance(head, PerTaskHead) if head is not None else spec.setting == "task",
         "tokens": spec.vocabulary is not None,
         "steps": spec.target in PER_STEP,

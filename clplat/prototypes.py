@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,8 @@ class Prototypes(Remembering):
 
     Classes are told apart by (task label, label), in the order in which they came.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"classes": "prototypes"}
 
     keeps_precision = True
 

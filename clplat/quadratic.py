@@ -4,7 +4,7 @@ importances are made of."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class Quadratic(Remembering):
 
     Parameters that have grown since are pulled where they were there already.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"importance": "importances", "anchor": "importances"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from clplat.options import Option, convert
 
 __all__ = ["GROUPS", "Entry", "Option", "add_config_dir", "config_dirs", "entries", "find", "names", "summary"]
 
-GROUPS = ("strategy", "backbone", "scenario", "trainer", "optimizer", "logger", "cluster", "probe", "preset")
+GROUPS = ("strategy", "backbone", "scenario", "trainer", "optimizer", "logger", "cluster", "metric", "probe", "preset")
 
 # What a class of a group must inherit from; checked when it is loaded.
 _BASES = {
@@ -38,7 +38,7 @@ _BASES = {
     "probe": ("clplat.metrics.probes.base", "Probe"),
 }
 # What all entries of a group can be told besides their own options.
-_COMMON = {"backbone": "clplat.sizing.Sizing"}
+_COMMON = {"backbone": "clplat.sizing.Sizing", "scenario": "clplat.wrapping.Wrapping"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 _added: list[Path] = []
@@ -88,8 +88,9 @@ class Entry:
 
     @cached_property
     def settable(self) -> dict[str, Option]:
-        """Its own options and those that all entries of its group have."""
-        return {**self.options, **(signature.read(_COMMON[self.group]).options if self.group in _COMMON else {})}
+        """Its own options and those that all entries of its group have; of two with the same name, its own."""
+        common = signature.read(_COMMON[self.group]).options if self.group in _COMMON else {}
+        return {**self.options, **{name: option for name, option in common.items() if name not in self.options}}
 
     @cached_property
     def defaults(self) -> dict[str, Any]:

@@ -7,9 +7,10 @@ one machine, on every rank.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
@@ -52,6 +53,11 @@ class Spec:
     metric: str = "accuracy"
     direction: Literal["max", "min"] = "max"
 
+    @property
+    def new_classes(self) -> bool:
+        """Each experience brings classes of its own, and no task label: one head must tell all of them apart."""
+        return self.target == "class" and self.setting == "class"
+
 
 class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Samples held as tensors: x (N, ...), y (N, ...), task (N,). Batches are cut by index."""
@@ -77,6 +83,10 @@ class TensorData(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def subset(self, index: Tensor) -> TensorData:
         """The samples at some positions, as a data set of its own."""
         return TensorData(*self.rows(index))
+
+    def labelled(self, y: Tensor, task: Tensor | int = 0) -> TensorData:
+        """The same inputs with other targets and task labels."""
+        return TensorData(self.x, y, task)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TensorData:
         """The same samples on a device, floating-point inputs as ``dtype``."""
@@ -138,10 +148,23 @@ class LazyData(TensorData):
         load = self.load  # not self, whose labels need not be kept
         return LazyData(lambda i: load(numbers[i]), self.y[held], self.task[held], device=self.device, dtype=self.dtype)
 
+    def labelled(self, y: Tensor, task: Tensor | int = 0) -> LazyData:
+        """The same inputs with other targets and task labels, still loaded when they are asked for."""
+        return LazyData(self.load, y, task, device=self.device, dtype=self.dtype)
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> LazyData:
         """The same samples, brought to a device as they are loaded."""
         y = self.y.to(device, dtype if self.y.is_floating_point() else None)
         return LazyData(self.load, y, self.task.to(device), device=device, dtype=dtype or self.dtype)
+
+
+def joined(parts: Sequence[TensorData]) -> TensorData:
+    """Several data sets as one; of samples that are loaded when asked for it still loads none."""
+    y, task = torch.cat([part.y for part in parts]), torch.cat([part.task for part in parts])
+    if not any(isinstance(part, LazyData) for part in parts):
+        return TensorData(torch.cat([part.x for part in parts]), y, task)
+    places = [(part, i) for part in parts for i in range(len(part))]
+    return LazyData(lambda number: places[number][0][places[number][1]][0], y, task)
 
 
 @dataclass(frozen=True)
@@ -163,6 +186,34 @@ class Experience:
     origin_stream: str = "train"
 
 
+class LazyStream(Sequence[Experience]):
+    """Experiences that are made whenever they are asked for, so that thousands of them cost no memory.
+
+    Args:
+        name: train, valid or test.
+        make: gives the data of experience i, always the same.
+        tasks: the task label of each experience.
+    """
+
+    def __init__(self, name: str, make: Callable[[int], TensorData], tasks: Sequence[int]) -> None:
+        self.tasks = tasks
+        self._made = lru_cache(maxsize=2)(lambda i: _experience(name, i, make(i)))
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @overload
+    def __getitem__(self, index: int) -> Experience: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Experience, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Experience | tuple[Experience, ...]:
+        if isinstance(index, slice):
+            return tuple(self._made(i) for i in range(len(self))[index])
+        return self._made(range(len(self))[index])
+
+
 @dataclass
 class Scenario:
     """Streams and what they consist of.
@@ -170,6 +221,8 @@ class Scenario:
     Args:
         tests: for each training experience the position in the test stream of what it teaches, for streams in which
             tasks return and the test stream is shorter; empty where it is the same position.
+        slices: further tests by name, each with a counterpart of every experience of the test stream: only some of its
+            questions, or others about the same. They are measured and recorded, and do not enter the matrix.
     """
 
     spec: Spec
@@ -177,12 +230,17 @@ class Scenario:
     test_stream: Sequence[Experience]
     valid_stream: Sequence[Experience] = field(default_factory=tuple)
     tests: tuple[int, ...] = ()
+    single_pass: bool = False
+    slices: Mapping[str, Sequence[Experience]] = field(default_factory=dict)
 
     settings: ClassVar[tuple[Setting, ...]] = ("class", "task", "domain")
 
     def __post_init__(self) -> None:
         if self.tests and len(self.tests) != len(self.train_stream):
             raise ValueError(f"{len(self.tests)} places of test for {len(self.train_stream)} training experiences")
+        for name, part in self.slices.items():
+            if len(part) != len(self.test_stream):
+                raise ValueError(f"slice {name} has {len(part)} experiences, the test stream {len(self.test_stream)}")
 
     @property
     def tested(self) -> tuple[int, ...]:
@@ -192,7 +250,7 @@ class Scenario:
     @property
     def tasks(self) -> int:
         """Number of different task labels: one more than the largest."""
-        return 1 + max(experience.task_label for experience in self.train_stream)
+        return 1 + max(task_labels(self.train_stream))
 
     def to_avalanche(self) -> Any:
         """The same streams as an Avalanche benchmark; see :func:`clplat.bridge.to_avalanche`."""
@@ -212,16 +270,22 @@ def digest(data: TensorData, samples: int = 256) -> str:
     return found.hexdigest()
 
 
+def task_labels(stream: Sequence[Experience]) -> Sequence[int]:
+    """The task label of each experience, without making any."""
+    return stream.tasks if isinstance(stream, LazyStream) else [experience.task_label for experience in stream]
+
+
 def stream(name: str, data: Sequence[TensorData]) -> tuple[Experience, ...]:
     """Experiences from data sets in order; the task label is the one their samples carry."""
-    experiences = []
-    for i, part in enumerate(data):
-        labels = torch.unique(part.task)
-        if len(labels) != 1:
-            raise ValueError(f"experience {i} of the {name} stream has {len(labels)} task labels, not one")
-        classes = () if part.y.is_floating_point() else tuple(torch.unique(part.y[part.y >= 0]).tolist())
-        experiences.append(Experience(part, i, int(labels), classes, name))
-    return tuple(experiences)
+    return tuple(_experience(name, i, part) for i, part in enumerate(data))
+
+
+def _experience(name: str, i: int, part: TensorData) -> Experience:
+    labels = torch.unique(part.task)
+    if len(labels) != 1:
+        raise ValueError(f"experience {i} of the {name} stream has {len(labels)} task labels, not one")
+    classes = () if part.y.is_floating_point() else tuple(torch.unique(part.y[part.y >= 0]).tolist())
+    return Experience(part, i, int(labels), classes, name)
 
 
 def class_groups(classes: Sequence[int], experiences: int) -> list[list[int]]:

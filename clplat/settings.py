@@ -87,13 +87,21 @@ class EvalSettings:
             experiences and seen+next beyond.
         batch_size: samples in one evaluation batch.
         every: optimiser steps between evaluations of the experiences so far inside training; 0 for none. Needed for
-            min-ACC and WC-ACC, which see the dips between the ends of experiences.
+            min-ACC, WC-ACC, average anytime accuracy and the stability gap, which see the dips between the ends of
+            experiences.
+        store: what is kept of each evaluation at the end of an experience, for metrics that are asked for later
+            (`clplat metrics`): predictions, a row for each test sample; counts, how often each combination of label
+            and prediction occurred; none. auto keeps predictions of up to ten million samples over the whole run,
+            about 100 MB, and counts beyond.
+        stream: test, or valid: the validation samples in their place, for choosing options without the test samples.
         probes: names of probes that are taken at each experience's end, with their default options.
     """
 
     experiences: str = "auto"
     batch_size: int = 256
     every: int = 0
+    stream: Literal["test", "valid"] = "test"
+    store: Literal["auto", "predictions", "counts", "none"] = "auto"
     probes: tuple[str, ...] = ()
 
 

@@ -17,9 +17,18 @@ class Remembering(nn.Module):
     Attributes:
         keeps_precision: its own buffers keep their number format when the network is brought to that of the run, as
             sums in double precision must.
+        kinds: what is kept under a key, for reports of memory: ``memory`` (samples), ``importances``, ``teacher``
+            (earlier weights or outputs), ``prototypes``. A key that ends in a number is named without it.
     """
 
     keeps_precision: ClassVar[bool] = False
+    kinds: ClassVar[Mapping[str, str]] = {}
+
+    def kind_of(self, buffer: str) -> str | None:
+        """The kind of one of its own buffers, as its class or one of its bases declares it; None where none does."""
+        key = buffer.partition(":")[0].rstrip("0123456789/")
+        declared = (vars(base).get("kinds", {}).get(key) for base in type(self).__mro__)
+        return next((kind for kind in declared if kind is not None), None)
 
     def remember(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a dictionary of tensors as buffers; what was kept under the key before goes."""

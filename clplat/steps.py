@@ -54,6 +54,12 @@ class Steps:
         self.total = self.steps_per_epoch * self.epochs
         self._order = lru_cache(maxsize=1)(self._draw_order)
 
+    def samples(self, position: int) -> int:
+        """Samples that the first ``position`` steps take, over all epochs."""
+        epochs, within = divmod(position, self.steps_per_epoch)
+        taken = within * self.settings.accumulate * self.settings.batch_size
+        return epochs * len(self.data) + min(taken, len(self.data))
+
     def __len__(self) -> int:
         return -(-(self.total - self.position) // self.settings.dispatch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,8 @@ class Variational(Strategy):
         log_variance: of all weights at the start.
         prior_variance: of all weights in the first prior, whose means are zero.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"prior_mean": "importances", "prior_log_variance": "importances"}
 
     needs: tuple[str, ...] = ("boundaries", "classes")
 

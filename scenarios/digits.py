@@ -13,36 +13,26 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from clplat.arrange import arrange, pools, shares
 from clplat.errors import UsageError
 from clplat.randomness import generator
-from clplat.scenario import Scenario, Spec, TensorData, class_groups, stream
+from clplat.scenario import Scenario, Spec, TensorData, stream
 
 
 @cache
-def _digits() -> tuple[Tensor, Tensor]:
+def images_and_labels() -> tuple[Tensor, Tensor]:
+    """All images (1797, 1, 8, 8), between 0 and 1, and their labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels, dtype=torch.long)
 
 
-def _split(seed: int, test: float, validation: float) -> dict[str, Tensor]:
-    """Indices of train, valid and test, drawn per class so that each has the same mix; none overlaps another."""
-    for name, value in (("test", test), ("validation", validation)):
-        if not 0 <= value < 1 or (name == "test" and value == 0):
-            raise UsageError(f"scenario.{name}={value}: a share between 0 and 1 is needed")
-    if test + validation >= 1:
-        raise UsageError(f"scenario.test={test} and scenario.validation={validation} leave nothing to train on")
-    _, y = _digits()
-    parts: dict[str, list[Tensor]] = {"test": [], "valid": [], "train": []}
-    for label in range(10):
-        index = torch.nonzero(y == label).squeeze(1)
-        index = index[torch.randperm(len(index), generator=generator(seed, "digits/split", label))]
-        first, second = round(len(index) * test), round(len(index) * (test + validation))
-        parts["test"].append(index[:first])
-        parts["valid"].append(index[first:second])
-        parts["train"].append(index[second:])
-    return {name: torch.cat(index).sort().values for name, index in parts.items()}
+def split_digits(seed: int, test: float, validation: float) -> dict[str, Tensor]:
+    """Indices of train, valid and test; see :func:`clplat.arrange.shares`."""
+    if not test > 0:
+        raise UsageError(f"scenario.test={test}: a share between 0 and 1 is needed")
+    return shares(images_and_labels()[1], seed, "digits/split", test=test, validation=validation)
 
 
 def _scenario(spec: Spec, parts: dict[str, list[TensorData]]) -> Scenario:
@@ -65,9 +55,9 @@ class PermutedDigits(Scenario):
     def __init__(self, seed: int, *, experiences: int = 5, test: float = 0.2, validation: float = 0.0) -> None:
         if experiences < 1:
             raise UsageError(f"scenario.experiences={experiences}: at least one is needed")
-        x, y = _digits()
+        x, y = images_and_labels()
         parts: dict[str, list[TensorData]] = {"train": [], "valid": [], "test": []}
-        split = _split(seed, test, validation)
+        split = split_digits(seed, test, validation)
         for i in range(experiences):
             order = torch.arange(64)
             if i:
@@ -126,8 +116,8 @@ class RotatedDigits(Scenario):
             source = generator(seed, "rotated-digits")
             share[1:] = torch.rand(experiences - 1, generator=source, dtype=torch.float64)
         self.angles = tuple((share * max_angle).tolist())
-        x, y = _digits()
-        split = _split(seed, test, validation)
+        x, y = images_and_labels()
+        split = split_digits(seed, test, validation)
         parts = {
             name: [TensorData(rotated(x[index], angle), y[index]) for angle in self.angles]
             for name, index in split.items()
@@ -161,23 +151,7 @@ class SplitDigits(Scenario):
         test: float = 0.2,
         validation: float = 0.0,
     ) -> None:
-        if not 1 <= experiences <= 10:
-            raise UsageError(f"scenario.experiences={experiences}: ten classes make 1 to 10 experiences")
-        x, y = _digits()
-        classes = list(range(10))
-        if order == "random":
-            classes = torch.randperm(10, generator=generator(seed, "split-digits")).tolist()
-        groups = class_groups(classes, experiences)
-        parts: dict[str, list[TensorData]] = {"train": [], "valid": [], "test": []}
-        split = _split(seed, test, validation)
-        for task, group in enumerate(groups):
-            position = torch.full((10,), -1)
-            position[group] = torch.arange(len(group))
-            for name, all_of_it in split.items():
-                index = all_of_it[position[y[all_of_it]] >= 0]
-                labels = y[index] if setting == "class" else position[y[index]]
-                parts[name].append(TensorData(x[index], labels, task if setting == "task" else 0))
-        sizes = tuple(len(group) for group in groups)
-        spec = Spec((1, 8, 8), 10 if setting == "class" else max(sizes), setting, sizes if setting == "task" else ())
-        built = _scenario(spec, parts)
+        parts = pools(TensorData(*images_and_labels()), seed, "digits/split", test=test, validation=validation)
+        spec = Spec((1, 8, 8), 10, "class")
+        built = arrange(parts, spec, seed, "split-digits", setting=setting, experiences=experiences, order=order)
         super().__init__(built.spec, built.train_stream, built.test_stream, built.valid_stream)

@@ -8,9 +8,8 @@ from torch import Tensor
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.randomness import generator
-from clplat.scenario import Scenario, Spec, TensorData, stream
-
-BLANK = 0
+from clplat.scenario import Scenario, Spec, TensorData
+from clplat.scenarios.generated import BLANK, at_least, evenly, streams
 
 
 class MQARMemorize(Scenario):
@@ -56,10 +55,7 @@ class MQARMemorize(Scenario):
         samples: int = 1024,
         test_samples: int = 256,
     ) -> None:
-        counts = {"experiences": experiences, "pairs": pairs, "queries": queries}
-        problems = [f"scenario.{name}={value}: at least one is needed" for name, value in counts.items() if value < 1]
-        if context < 0:
-            problems.append(f"scenario.context={context}: zero or more pairs")
+        problems = at_least(1, experiences=experiences, pairs=pairs, queries=queries) + at_least(0, context=context)
         first_value = 1 + experiences * pairs + 2 * context
         if not problems:
             if vocabulary < first_value + 2:
@@ -83,26 +79,19 @@ class MQARMemorize(Scenario):
         self.maps: list[Tensor] = []  # of each experience: (pairs, 2), keys and their values
         # Any key token may be in any experience, or its number would tell the experience.
         keys = 1 + torch.randperm(experiences * pairs, generator=generator(seed, "mqar/keys"))
-        parts: dict[str, list[TensorData]] = {"train": [], "test": []}
         for e in range(experiences):
-            source = generator(seed, "mqar/map", e)
-            values = first_value + _evenly(pairs, vocabulary - first_value, source)
+            values = first_value + evenly(pairs, vocabulary - first_value, generator(seed, "mqar/map", e))
             self.maps.append(torch.stack([keys[e * pairs : (e + 1) * pairs], values], 1))
-            for name, n in (("train", samples), ("test", test_samples)):
-                source = generator(seed, f"mqar/{name}", e)
-                x, y = _queries(self.maps[-1], n, length, queries, 3 * context, source)
-                if context:
-                    context_keys = 1 + experiences * pairs, first_value
-                    _put_context(x, y, context, context_keys, (first_value, vocabulary), source)
-                parts[name].append(TensorData(x, y))
+
+        def make(e: int, name: str, n: int, source: torch.Generator) -> TensorData:
+            x, y = _queries(self.maps[e], n, length, queries, 3 * context, source)
+            if context:
+                context_keys = 1 + experiences * pairs, first_value
+                _put_context(x, y, context, context_keys, (first_value, vocabulary), source)
+            return TensorData(x, y)
+
         spec = Spec((length,), vocabulary, "domain", encoder="tokens", target="token", vocabulary=vocabulary)
-        super().__init__(spec, stream("train", parts["train"]), stream("test", parts["test"]))
-
-
-def _evenly(n: int, options: int, source: torch.Generator) -> Tensor:
-    """``n`` numbers below ``options`` in random order, each as often as any other, up to one."""
-    rounds = [torch.randperm(options, generator=source) for _ in range(-(-n // options))]
-    return torch.cat(rounds)[:n]
+        super().__init__(spec, *streams(seed, "mqar", experiences, samples, test_samples, make))
 
 
 def _queries(
@@ -118,7 +107,7 @@ def _queries(
     y_NT = torch.full((n, length), IGNORED)
     start = 2 * reserved // 3
     position_NQ = start + torch.rand(n, length - start, generator=source).argsort(dim=1, stable=True)[:, :queries]
-    asked_NQ = pairs[_evenly(n * queries, len(pairs), source).reshape(n, queries)]
+    asked_NQ = pairs[evenly(n * queries, len(pairs), source).reshape(n, queries)]
     x_NT.scatter_(1, position_NQ, asked_NQ[..., 0])
     y_NT.scatter_(1, position_NQ, asked_NQ[..., 1])
     return x_NT, y_NT

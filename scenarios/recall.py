@@ -10,11 +10,9 @@ from torch import Tensor
 
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
-from clplat.randomness import generator
 from clplat.scenario import Scenario, Spec, TensorData
-from clplat.scenario import stream as stream_of
+from clplat.scenarios.generated import BLANK, share, streams
 
-BLANK = 0
 BLOCK = 4096  # sequences that are made at once
 
 
@@ -75,7 +73,7 @@ class MQAR(Scenario):
             )
         if power <= 0:
             problems.append(f"scenario.power={power}: must be positive")
-        shortest = _share(length, 0, experiences) if stream == "length" else length
+        shortest = share(length, 0, experiences, 2) if stream == "length" else length
         if stream == "updated" and experiences - 1 > pairs:
             problems.append(f"scenario.experiences={experiences}: only {pairs} keys can be shown a second time")
         if shortest < 2 * most + 2 * pairs:
@@ -89,30 +87,23 @@ class MQAR(Scenario):
             raise UsageError(*problems)
         half = vocabulary // 2
         own = (half - 1) // pieces
-        parts: dict[str, list[TensorData]] = {"train": [], "test": []}
-        for e in range(experiences):
+
+        def make(e: int, name: str, n: int, source: torch.Generator) -> TensorData:
             piece = e if stream == "disjoint" else 0
             of_keys, of_values = (1 + piece * own, own), (half + piece * own, own)
-            shown = _share(pairs, e, experiences) if stream == "pairs" else pairs
-            ends = _share(length, e, experiences) if stream == "length" else length
+            shown = share(pairs, e, experiences, 2) if stream == "pairs" else pairs
+            ends = share(length, e, experiences, 2) if stream == "length" else length
             again = e if stream == "updated" else 0
-            for name, n in (("train", samples), ("test", test_samples)):
-                source = generator(seed, f"mqar/{name}", e)
-                blocks = [
-                    _sequences(min(BLOCK, n - start), shown, again, ends, of_keys, of_values, power, noise, source)
-                    for start in range(0, n, BLOCK)
-                ]
-                x_NT, y_NT = (torch.cat(tensors) for tensors in zip(*blocks, strict=True))
-                beyond = (0, length - ends)
-                x_NT = nnf.pad(x_NT, beyond, value=BLANK)
-                parts[name].append(TensorData(x_NT, nnf.pad(y_NT, beyond, value=IGNORED)))
+            blocks = [
+                _sequences(min(BLOCK, n - start), shown, again, ends, of_keys, of_values, power, noise, source)
+                for start in range(0, n, BLOCK)
+            ]
+            x_NT, y_NT = (torch.cat(tensors) for tensors in zip(*blocks, strict=True))
+            beyond = (0, length - ends)
+            return TensorData(nnf.pad(x_NT, beyond, value=BLANK), nnf.pad(y_NT, beyond, value=IGNORED))
+
         spec = Spec((length,), vocabulary, "domain", encoder="tokens", target="token", vocabulary=vocabulary)
-        super().__init__(spec, stream_of("train", parts["train"]), stream_of("test", parts["test"]))
-
-
-def _share(whole: int, e: int, experiences: int) -> int:
-    """The part of a growing size that experience e has: all of it in the last, even."""
-    return whole if e == experiences - 1 else 2 * max(1, whole * (e + 1) // experiences // 2)
+        super().__init__(spec, *streams(seed, "mqar", experiences, samples, test_samples, make))
 
 
 def _sequences(

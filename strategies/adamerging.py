@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class AdaMerging(Merged):
         samples: unlabelled inputs kept of each experience.
         keep: share of each vector's entries that TIES keeps, those of largest size; null merges the vectors whole.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"unlabelled": "memory"}
 
     needs = ("boundaries", "classes")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class CenterLoss(BoundaryKeeping):
         strength: lambda, weight of the distance.
         rate: alpha, how fast centres move, between 0 and 1.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"centres": "prototypes"}
 
     needs = ("boundaries", "classes")
 

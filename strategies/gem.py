@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class GEM(Strategy):
         memory: samples kept of each experience.
         margin: lower bound of v (memory strength in the paper, gamma in its algorithm).
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"memory": "memory"}
 
     needs = ("boundaries",)
 

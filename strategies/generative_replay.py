@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class GenerativeReplay(Strategy):
         noise: standard deviation of the generator's Gaussian about each value, in the unit of the samples.
         epochs: passes of the generator over an experience; null takes trainer.max_epochs.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"solver": "teacher", "generator": "teacher"}
 
     needs = ("boundaries", "classes")
     vae: VAE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class PairwiseLayer(Strategy):
         strength: lambda; null takes 0.01 for s-mas and 0.8 for adagrad.
         head: dense leaves the linear head as it is, for comparison.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"omega": "importances"}
 
     needs = ("classes",)
 

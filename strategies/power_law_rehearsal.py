@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from clplat import recurrence
 from clplat.apportion import apportion
 from clplat.errors import UsageError
 from clplat.metrics import measures
@@ -100,9 +101,10 @@ class PowerLawRehearsal(Strategy):
         return [min(math.floor(n * weight / whole), limit) for weight, limit in zip(weights, most, strict=True)]
 
     def _weight(self, lag: int) -> float:
-        if self.environment == "power":
-            return float((self.offset + lag) ** -self.exponent)
-        return {"exponential": math.exp(-lag / self.decay), "uniform": 1.0, "none": 0.0}[self.environment]
+        if self.environment == "none":
+            return 0.0
+        law = {"exponent": self.exponent, "offset": self.offset, "decay": self.decay}
+        return recurrence.weight(self.environment, lag, **law)
 
     def start(self, learner: Learner, experience: Experience) -> None:
         self.recent, self.first = [], learner.step

@@ -3,7 +3,8 @@ Intransigence", ECCV)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class RWalk(PathStrategy):
         interval: optimiser steps in an interval (Delta t).
         damping: xi, in units of the loss.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"fisher": "importances", "score": "importances", "scores": "importances"}
 
     needs = ("boundaries",)
     hopeless = ("class",)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class SI(PathStrategy):
             split and permuted digits, on other seeds than those of the tables.
         damping: xi, in squared units of the weights; keeps the importance of weights that hardly moved finite.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"omega": "importances"}
 
     needs = ("boundaries",)
     hopeless = ("class",)

@@ -3,8 +3,8 @@ analysis", CVPR workshops; arXiv 1909.01520)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class SLDA(Frozen):
     Args:
         shrinkage: eps, between 0 (excluded) and 1.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"lda": "prototypes"}
 
     keeps_precision = True
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class VCL(Variational):
         coreset: samples of each experience in its coreset; 0 for none.
         coreset_epochs: passes over the coresets; null takes trainer.max_epochs.
     """
+
+    kinds: ClassVar[Mapping[str, str]] = {"coreset": "memory"}
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ import typer
 from clplat import __version__, signals
 from clplat.cli import (
     cancel,
+    compare,
     config,
     doctor,
     evaluate,
@@ -22,11 +23,14 @@ from clplat.cli import (
     jobs,
     listing,
     logs,
+    metrics,
     probe,
     report,
     resume,
+    runs,
     show,
     submit,
+    sweep,
 )
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ClplatError, suggestion
 
@@ -48,13 +52,19 @@ app = typer.Typer(
 )
 app.command("fit", epilog=fit.EPILOG)(fit.fit)
 app.command("resume", epilog=resume.EPILOG)(resume.resume)
+app.command("sweep", epilog=sweep.EPILOG)(sweep.sweep)
 app.command("submit", epilog=submit.EPILOG)(submit.submit)
 app.command("jobs", epilog=jobs.EPILOG)(jobs.jobs)
 app.command("logs", epilog=logs.EPILOG)(logs.logs)
 app.command("cancel", epilog=cancel.EPILOG)(cancel.cancel)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("metrics", epilog=metrics.EPILOG)(metrics.metrics)
 app.command("probe", epilog=probe.EPILOG)(probe.probe)
 app.command("report", epilog=report.EPILOG)(report.report)
+app.command("compare", epilog=compare.EPILOG)(compare.compare)
+app.command("runs", epilog=runs.RUNS_EPILOG)(runs.runs)
+app.command("diff", epilog=runs.DIFF_EPILOG)(runs.diff)
+app.command("rm", epilog=runs.RM_EPILOG)(runs.rm)
 app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

@@ -108,12 +108,14 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def _example(entry: Entry) -> str:
-    """A command that uses the entry and sets its first option."""
+    """A command that uses the entry and sets its first option, of those that must be given where there are any."""
+    if entry.group == "metric":
+        return f"clplat metrics RUN --add {shlex.quote(entry.name)}"
     if entry.group == "probe":
         return probe.example(entry)
     command = "submit" if entry.group == "cluster" else "fit"
     flag = "" if entry.name in config.SETTINGS else f" --{entry.group} {shlex.quote(entry.name)}"
-    option = next(iter(entry.settable.values()), None)
+    option = next(iter(sorted(entry.settable.values(), key=lambda option: not option.required)), None)
     if option is None:
         return f"clplat {command}{flag}"
     value = spell(option.type) if option.required else shown(option.default)

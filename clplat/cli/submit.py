@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from clplat.cli import flags
 from clplat.errors import UsageError
-
-if TYPE_CHECKING:
-    from clplat.cluster.base import Cluster
 
 EPILOG = flags.examples(
     "clplat submit --cluster slurm --strategy ewc cluster.time=4:00:00 cluster.partition=gpu",
@@ -69,7 +66,7 @@ def submit(
         return
     from clplat.cluster import submission
 
-    place = _cluster(configs[0])
+    place = submission.place_of(configs[0])
     if len(configs) > 1 and configs[0]["run"]["dir"]:
         raise UsageError(f"run.dir names one directory, and these are {len(configs)} runs: set run.root instead")
     planned = submission.batch_of(configs, submission.planned(configs))
@@ -113,13 +110,3 @@ def _configurations(
     if problems:
         raise UsageError(*dict.fromkeys(problems))
     return configs
-
-
-def _cluster(config: Mapping[str, Any]) -> Cluster:
-    from clplat import registry
-    from clplat.cluster.base import Cluster
-
-    options = {key: value for key, value in config["cluster"].items() if key != "name"}
-    built = registry.find("cluster", config["cluster"]["name"]).build(**options)
-    assert isinstance(built, Cluster)
-    return built

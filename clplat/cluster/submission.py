@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clplat import registry
 from clplat.cluster import jobs
 from clplat.cluster.base import Batch, Cluster
 from clplat.errors import UsageError
 from clplat.tracking import code, directory
 
 NAMED = ("strategy", "backbone", "scenario")  # what an array is named after
+
+
+def place_of(config: Mapping[str, Any]) -> Cluster:
+    """The cluster that a configuration names."""
+    options = {key: value for key, value in config["cluster"].items() if key != "name"}
+    built = registry.find("cluster", config["cluster"]["name"]).build(**options)
+    assert isinstance(built, Cluster)
+    return built
 
 
 def batch_of(configs: Sequence[Mapping[str, Any]], runs: Sequence[Path], folder: Path | None = None) -> Batch:
@@ -66,14 +73,28 @@ def refuse_active(runs: Sequence[Path]) -> None:
 
 
 def submit(
-    place: Cluster, configs: Sequence[Mapping[str, Any]], argv: Sequence[str], overwrite: bool
+    place: Cluster,
+    configs: Sequence[Mapping[str, Any]],
+    argv: Sequence[str],
+    overwrite: bool,
+    *,
+    go_on: bool = False,
 ) -> tuple[Batch, str]:
-    """Make the directories and submit; where that fails, all that was made goes again."""
+    """Make the directories and submit; where that fails, all that was made goes again.
+
+    Args:
+        overwrite: start again in run directories that are there.
+        go_on: go on in those that are there.
+    """
     snapshot = code.snapshot(Path.cwd())
     with _Undo() as undo:
         undo.root(Path(configs[0]["run"]["dir"] or configs[0]["run"]["root"]).expanduser().absolute())
         runs = []
         for config in configs:
+            chosen = Path(config["run"]["dir"] or "").expanduser().absolute()
+            if go_on and config["run"]["dir"] and directory.is_run(chosen):
+                runs.append(chosen)
+                continue
             run = directory.create(config, argv, overwrite=overwrite).absolute()
             undo.run(run)
             code.write(run, *snapshot)
@@ -138,6 +159,4 @@ class _Undo:
 
 def common(batch: Batch) -> str:
     """What to call the runs of a batch."""
-    common = batch.runs[0] if not batch.several else batch.folder.parent
-    relative = os.path.relpath(common)
-    return shlex.quote(str(common) if relative.startswith("..") else relative)
+    return directory.shown(batch.runs[0] if not batch.several else batch.folder.parent)

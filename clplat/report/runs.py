@@ -14,7 +14,7 @@ from typing import Any
 
 from clplat import yamlfile
 from clplat.errors import ClplatError, UsageError
-from clplat.metrics.summary import average_of
+from clplat.metrics.evidence import average_of
 from clplat.tracking import directory
 
 Row = list[float | None]
@@ -37,6 +37,7 @@ class RunData:
         baseline: the metric of the untrained network on each experience; None where it was not measured.
         matrix: the metric after experience i on experience j.
         tests: which test experience belongs to each training experience; empty: the one at the same position.
+        new_classes: whether each experience brings classes of its own for one head; None where it is not written down.
         summary: summary metrics by name, over the experiences so far.
         reasons: for each that is None why.
         seconds: how long the run took, or has taken so far.
@@ -54,6 +55,7 @@ class RunData:
     baseline: Row | None = None
     matrix: list[Row] = field(default_factory=list)
     tests: list[int] = field(default_factory=list)
+    new_classes: bool | None = None
     summary: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
@@ -182,7 +184,7 @@ def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
     run.baseline = _row(results.get("baseline")) or run.baseline
     run.tests = _positions(results.get("tests")) or run.tests
     run.metric = text(results.get("metric", run.metric))
-    run.direction = "min" if results.get("direction") == "min" else "max"
+    _take_kind(run, results)
     run.summary = _numbers(results.get("summary")) or run.summary
     reasons = results.get("reasons")
     run.reasons = {text(k): text(v) for k, v in reasons.items()} if isinstance(reasons, Mapping) else {}
@@ -231,10 +233,18 @@ def _take_line(run: RunData, line: Mapping[str, Any]) -> None:
     run.metric = text(metric)
     if after < 0:
         run.baseline, run.tests = row, _positions(line.get("tests"))
+        _take_kind(run, line)
         return
     run.matrix += [[None] * len(row) for _ in range(after + 1 - len(run.matrix))]
     run.matrix[after] = row
     run.summary = _numbers(line.get("summary"))
+
+
+def _take_kind(run: RunData, content: Mapping[str, Any]) -> None:
+    """What is written down of how the matrix is to be read; older runs say less."""
+    run.direction = "min" if content.get("direction", run.direction) == "min" else "max"
+    told = content.get("new_classes")
+    run.new_classes = told if isinstance(told, bool) else run.new_classes
 
 
 def _positions(value: Any) -> list[int]:

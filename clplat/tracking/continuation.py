@@ -17,6 +17,7 @@ from typing import Any
 from clplat import changes, checkpoint
 from clplat import config as configuration
 from clplat.errors import UsageError
+from clplat.metrics import store
 from clplat.tracking.directory import create, is_run, run_name, write_atomic, write_history
 
 # A run that goes on with other settings takes them from config.next.yaml until it has found that they leave its past
@@ -42,7 +43,8 @@ def settle(run_dir: Path, accepted: bool) -> None:
     """The proposed configuration, if there is one, becomes the run's own, or goes. What was done may then be longer."""
     proposed = run_dir / "config.next.yaml"
     if proposed.exists() and accepted:
-        (run_dir / "results.json").unlink(missing_ok=True)
+        for name in ("results.json", "metrics.json"):
+            (run_dir / name).unlink(missing_ok=True)
         os.replace(proposed, run_dir / "config.yaml")
     proposed.unlink(missing_ok=True)
 
@@ -109,6 +111,9 @@ def fork(source: Path, experiences: int | None, config: Mapping[str, Any], argv:
     for name, length in manifest["lengths"].items():
         with open(source / name, "rb") as file:
             (run_dir / name).write_bytes(file.read(length))
+    if (source / store.FOLDER).is_dir():
+        shutil.copytree(source / store.FOLDER, run_dir / store.FOLDER)
+        store.cut(run_dir, experiences - 1)  # the last evaluation comes after the checkpoint
     target = run_dir / "checkpoints" / ends[experiences].name
     shutil.copytree(ends[experiences], target)
     origin = {"run": str(source.resolve()), "experiences": experiences, "config": manifest["config"]}

@@ -28,12 +28,15 @@ JOB_FILES = ("job.json", "job.sbatch", "job.log", "job.history", "job.stopped", 
 RECORDS = (
     *JOB_FILES,
     "results.json",
+    "metrics.json",
+    "predictions",
     "metrics.jsonl",
     "timings.jsonl",
     "environment.json",
     "history.jsonl",
     "config.next.yaml",
     "log.txt",
+    "output.log",
     "traceback.txt",
     "checkpoints",
     "probes",
@@ -59,6 +62,12 @@ def write_atomic(path: Path, text: str) -> None:
 def is_run(directory: Path) -> bool:
     """Whether a folder is a run directory of ours."""
     return (directory / "config.yaml").is_file() and (directory / "status.json").is_file()
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it: relative to where we are if it lies below, and quoted where that is needed."""
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -151,6 +152,21 @@ class _Obligatory:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise RunFailedError(f"{self.run_dir}: the run directory cannot be written: {error}") from error
+
+
+def lines(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """The whole lines of a file of the record; one that is still being written, or damaged, is left out."""
+    try:
+        content = (run_dir / name).read_bytes()
+    except FileNotFoundError:
+        return []
+    found = []
+    for text in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                found.append(line)
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from clplat.errors import UsageError
-from clplat.scenarios.copying import PermutedCopy
-from clplat.scenarios.mqar import BLANK, MQARMemorize
+from clplat.scenarios.copying import Copy, PatternXor, PermutedCopy
+from clplat.scenarios.generated import BLANK
+from clplat.scenarios.mqar import MQARMemorize
 from tests.scenarios.streams import build
 
 
@@ -112,9 +113,55 @@ def test_one_network_can_solve_all_of_permuted_copy_in_both_settings() -> None:
                 assert answers.setdefault(key, y.numpy().tobytes()) == y.numpy().tobytes()
 
 
+@pytest.mark.parametrize("setting", ["task", "domain"])
+def test_copy_asks_each_pattern_whole_right_behind_its_signal(setting: str) -> None:
+    scenario = Copy(1, setting=setting, samples=120, test_samples=40)
+    for e, experience in enumerate(scenario.train_stream):
+        assert experience.task_label == (e if setting == "task" else 0)
+        found = set()
+        for x, y in zip(experience.dataset.x.tolist(), experience.dataset.y.tolist(), strict=True):
+            stop = next(t for t, step in enumerate(x) if step[7] == 1)
+            found.add(stop)
+            assert sum(step[7] for step in x) == 1
+            assert y == [[-100] * 7] * (stop + 1) + [[int(bit) for bit in x[t][:7]] for t in range(stop)] + [
+                [-100] * 7
+            ] * (len(x) - 2 * stop - 1)
+            assert not any(any(step[:7]) for step in x[stop:])
+        assert found == {3 + 3 * e, 4 + 3 * e, 5 + 3 * e}
+        assert abs(experience.dataset.y[experience.dataset.y >= 0].float().mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("xor", [1, 2, 5])
+def test_pattern_xor_asks_the_exclusive_or_of_reordered_copies(xor: int) -> None:
+    scenario = PatternXor(2, xor=xor, samples=60, test_samples=20, padding=3)
+    for e, experience in enumerate(scenario.train_stream):
+        orders = scenario.orders[e].tolist()
+        assert len(orders) == xor
+        for x, y in zip(experience.dataset.x.tolist(), experience.dataset.y.tolist(), strict=True):
+            for t in range(5):
+                for bit in range(7):
+                    expected = int(x[t][bit])
+                    for order in orders:
+                        expected ^= int(x[order[t]][bit])
+                    assert y[9 + t][bit] == expected
+        asked = experience.dataset.y[:, 9:].float()
+        assert (asked.mean(0) - 0.5).abs().max() < 0.35  # none is always the same
+    wanted = {e.dataset.y.numpy().tobytes() for e in PatternXor(2, xor=xor, samples=60).train_stream}
+    assert len(wanted) == 5
+
+
+def test_published_copy_tasks_have_the_published_length() -> None:
+    assert build("permuted-copy").spec.shape == (11, 8)
+    assert build("padded-copy").spec.shape == (25 + 1 + 5, 8)
+    assert build("copy", experiences=2, length=5, step=7, spread=2).spec.shape == (2 * 14 + 1, 8)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
+        ("copy", {"length": 2, "spread": 2, "step": -1}, ["length=2", "spread=2", "step=-1"]),
+        ("pattern-xor", {"xor": 0, "bits": 0}, ["xor=0", "bits=0"]),
+        ("pattern-xor", {"length": 2, "experiences": 2}, ["experiences=2", "1 different tasks"]),
         ("mqar-memorize", {"vocabulary": 100}, ["vocabulary=100", "163"]),
         ("mqar-memorize", {"length": 7}, ["length=7", "8 positions"]),
         ("mqar-memorize", {"context": 9}, ["length=32", "35 positions"]),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clplat.errors import UsageError
-from clplat.scenarios.recall import BLANK, MQAR
+from clplat.scenarios.generated import BLANK
+from clplat.scenarios.recall import MQAR
 
 
 def answers(x: list[int], shown: int) -> dict[int, int]:

@@ -1,0 +1,66 @@
+"""What a run costs: numbers of parameters, bytes that are kept, memory, time and operations."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from clplat.state import Remembering, stored_bytes
+
+if TYPE_CHECKING:
+    from clplat.learner import Learner
+
+TRAINED = "parameters"  # kind of a strategy's own parameters: prompts, hypernetworks, generators
+OTHER = "other"
+
+
+def sizes(learner: Learner, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a learner consists of at its end, for ``results.json``.
+
+    Args:
+        state: its whole state dict.
+    """
+    kept = {name: value for name, value in state.items() if name.startswith("strategy.")}
+    return {
+        "parameters": sum(p.numel() for p in learner.parameters()),
+        "trainable_parameters": sum(p.numel() for p in _trainable(learner)),
+        "stored_bytes": stored_bytes(kept),
+        "stored_bytes_by_kind": by_kind(learner.strategy, kept),
+    }
+
+
+def _trainable(learner: Learner) -> Iterator[nn.Parameter]:
+    """What the optimiser of the last experience's main phase could move."""
+    chosen = learner.strategy.trainable(learner)
+    kept = None if chosen is None else {id(p) for p in chosen}
+    return (p for p in learner.parameters() if p.requires_grad and (kept is None or id(p) in kept))
+
+
+def by_kind(strategy: nn.Module, kept: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of what a strategy keeps, by kind: as the modules that remember it declare (``Remembering.kinds``).
+
+    Args:
+        kept: its part of the state dict, names beginning with ``strategy.``.
+    """
+    modules = dict(strategy.named_modules(prefix="strategy"))
+    parameters = {name for name, _ in strategy.named_parameters(prefix="strategy")}
+    found: dict[str, int] = {}
+    for name, value in kept.items():
+        owner, _, own_name = name.rpartition(".")
+        module = modules.get(owner)
+        kind = module.kind_of(own_name) if isinstance(module, Remembering) else None
+        kind = TRAINED if name in parameters else kind or OTHER
+        if size := stored_bytes(value):
+            found[kind] = found.get(kind, 0) + size
+    return dict(sorted(found.items()))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: on its GPU, or at all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

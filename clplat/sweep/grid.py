@@ -1,0 +1,212 @@
+"""Which runs a sweep consists of: every combination of the values that were given with commas, or some drawn at random.
+
+``--strategy naive,ewc --seed 0,1 strategy.ewc.importance=10,100`` is naive with two seeds, and ewc with two seeds and
+two importances: an option of one entry (``GROUP.NAME.KEY``) varies only in the runs that have this entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clplat import changes
+from clplat.config import GROUPS, compose
+from clplat.errors import UsageError
+from clplat.tracking.directory import run_name
+
+LISTED = ("strategy", "backbone", "scenario", "optimizer", "seed")  # flags that take a,b,c
+_DRAWN = re.compile(r"(uniform|log|int)\(([^,()]+),([^,()]+)\)\Z")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Args:
+        config: its resolved configuration; ``run.dir`` is where it lies.
+        chosen: what of it the sweep varies, as ``key -> value`` in the words that were given.
+    """
+
+    config: dict[str, Any]
+    chosen: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return Path(self.config["run"]["dir"])
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others."""
+        return " ".join(value if key in GROUPS else f"{key}={value}" for key, value in self.chosen.items()) or "the run"
+
+
+def split(text: str) -> list[str]:
+    """The values between commas, where a comma inside brackets or quotes separates nothing."""
+    values, depth, quote, start = [], 0, "", 0
+    for i, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and not depth:
+            values.append(text[start:i].strip())
+            start = i + 1
+    return [*values, text[start:].strip()]
+
+
+def expand(
+    named: Mapping[str, str | None],
+    overrides: Sequence[str],
+    *,
+    folder: Path,
+    preset: str | None = None,
+    files: Sequence[Path] = (),
+    draws: int | None = None,
+    draw_seed: int = 0,
+) -> list[Planned]:
+    """The runs of a sweep, each once, in the order in which they were written.
+
+    Args:
+        named: flags; those in ``LISTED`` may hold several values.
+        overrides: ``section.key=value`` with one value, or several with commas; with ``draws`` also ``uniform(a,b)``,
+            ``log(a,b)`` or ``int(a,b)``.
+        folder: where the run directories lie.
+        preset, files: as in :func:`clplat.config.compose`.
+        draws: None takes every combination; a number draws so many of the values of the overrides for each combination
+            of the flags, never one twice.
+        draw_seed: of the draws.
+
+    Raises:
+        UsageError: a value twice, a range without ``draws``, or a configuration that is wrong; all mistakes at once.
+    """
+    flags = {key: split(value) for key, value in named.items() if value is not None and key in LISTED}
+    fixed = {key: value for key, value in named.items() if value is not None and key not in LISTED}
+    axes: dict[str, list[str]] = {}
+    plain: list[str] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        values = split(text) if equals else []
+        ranges = any(_DRAWN.match(value) for value in values)
+        if len(values) > 1 or ranges:
+            axes[key] = values
+        else:
+            plain.append(override)
+    _check(flags | axes, draws)
+    of_flags = [dict(zip(flags, values, strict=True)) for values in itertools.product(*flags.values())]
+    found: dict[str, Planned] = {}
+    problems: list[str] = []
+    used: set[str] = set()
+    for number, chosen_flags in enumerate(of_flags):
+        own = {key: values for key, values in axes.items() if _applies(key, chosen_flags, flags)}
+        own_plain = [o for o in plain if _applies(o.partition("=")[0], chosen_flags, flags)]
+        used |= {*own, *own_plain}
+        for chosen in _points(own, draws, f"{draw_seed}/{number}" if not _only_seed(flags) else str(draw_seed)):
+            words = [f"{key}={value}" for key, value in chosen.items()]
+            try:
+                named_here = {**fixed, **chosen_flags}
+                config = compose([*own_plain, *words], preset=preset, files=files, flags=named_here, sweep=True)
+            except UsageError as error:
+                problems += error.messages
+                continue
+            key = digest(config)
+            config["run"]["dir"] = str(folder / f"{run_name(config)[:100]}-{key}")
+            varied = {k: v for k, v in chosen_flags.items() if len(flags[k]) > 1} | chosen
+            found.setdefault(key, Planned(config, varied))
+    problems += [f"{key}: no run of this sweep has it" for key in (*axes, *plain) if key not in used]
+    if problems:
+        raise UsageError(*dict.fromkeys(problems))
+    return list(found.values())
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Eight characters that are the same for configurations that compute the same."""
+    computing = {key: value for key, value in changes.flatten(config).items() if not changes.is_free(key)}
+    text = json.dumps({**computing, "stop_after": config["run"]["stop_after"]}, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _check(axes: Mapping[str, Sequence[str]], draws: int | None) -> None:
+    problems = []
+    for key, values in axes.items():
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            problems.append(f"{key}: {', '.join(twice)} is there twice")
+        if "" in values:
+            problems.append(f"{key}={','.join(values)}: a value is missing")
+        if draws is None and any(_DRAWN.match(value) for value in values):
+            problems.append(f"{key}={','.join(values)}: a range needs --random N, the number of draws")
+        for value in values:
+            problems += [f"{key}={value}: {why}" for why in _bad_range(value)]
+    if draws is not None and draws < 1:
+        problems.append(f"--random {draws}: at least 1 is needed")
+    if problems:
+        raise UsageError(*problems)
+
+
+def _bad_range(value: str) -> Iterator[str]:
+    match = _DRAWN.match(value)
+    if match is None:
+        return
+    try:
+        low, high = float(match[2]), float(match[3])
+    except ValueError:
+        yield "the ends of a range are numbers"
+        return
+    if not low < high:
+        yield "the first end of a range is the smaller one"
+    elif match[1] == "log" and low <= 0:
+        yield "a range by logarithm begins above 0"
+
+
+def _applies(key: str, chosen: Mapping[str, str], flags: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a run has the entry that an option ``group.NAME.key`` is for; any other option is for every run."""
+    group, _, rest = key.partition(".")
+    if group not in flags:
+        return True
+    every = {name for combination in flags[group] for name in combination.split("+")}
+    meant = [name for name in every if rest.startswith(f"{name}.")]
+    return not meant or any(name in chosen[group].split("+") for name in meant)
+
+
+def _only_seed(flags: Mapping[str, Sequence[str]]) -> bool:
+    return not any(len(values) > 1 for key, values in flags.items() if key != "seed")
+
+
+def _points(axes: Mapping[str, Sequence[str]], draws: int | None, source: str) -> list[dict[str, str]]:
+    """Combinations of values: all, or so many that are drawn."""
+    if draws is None or not axes:
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    drawing = random.Random(f"clplat sweep/{source}")
+    found: list[dict[str, str]] = []
+    for _ in range(100 * draws):  # of few values there may be fewer combinations than draws
+        point = {key: _drawn(drawing.choice(list(values)), drawing) for key, values in axes.items()}
+        if point not in found:
+            found.append(point)
+        if len(found) == draws:
+            break
+    return found
+
+
+def _drawn(value: str, drawing: random.Random) -> str:
+    match = _DRAWN.match(value)
+    if match is None:
+        return value
+    low, high = float(match[2]), float(match[3])
+    if match[1] == "int":
+        return str(drawing.randint(math.ceil(low), math.floor(high)))
+    if match[1] == "log":
+        return f"{math.exp(drawing.uniform(math.log(low), math.log(high))):.4g}"
+    return f"{drawing.uniform(low, high):.4g}"

@@ -1,0 +1,151 @@
+"""Runs side by side on this machine, each in a process of its own.
+
+One process imports torch once; every run is forked from it, which takes a tenth of a second where an import takes ten.
+A run's own output goes to ``output.log`` in its directory. What stops or kills this process stops the runs, which save
+what they have and go on from there when the sweep is called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from clplat.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+
+ROOM = 1.5 * 2**30  # bytes that must be free for one more run to start beside others
+IMPATIENCE = 20.0  # seconds that runs have to save themselves after a second signal
+PRELOAD = ("clplat.worker", "clplat.lightning", "sklearn.datasets")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes that can be had without swapping; infinite where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            known = dict(line.split(":", 1) for line in file)
+        return float(known["MemAvailable"].split()[0]) * 1024
+    except (OSError, LookupError, ValueError):
+        return float("inf")
+
+
+def default_jobs(devices: int) -> int:
+    """As many runs at a time as there are cores for their ranks, and one and a half gigabytes for each."""
+    return max(1, min(cores() // max(1, devices), int(min(free_memory() / ROOM, 1e6))))
+
+
+def run_all(
+    runs: Sequence[Path],
+    jobs: int,
+    *,
+    started: Callable[[Path], None] = lambda path: None,
+    ended: Callable[[Path, int], None] = lambda path, code: None,
+    idle: Callable[[], None] = lambda: None,
+) -> bool:
+    """Run, or continue, all run directories; returns whether a signal stopped it before all had ended.
+
+    Args:
+        jobs: how many at a time.
+        started, ended, idle: called when a run begins, when it ends with its exit code, and again and again.
+    """
+    if not runs:
+        return False
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))  # before the process that imports torch
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    waiting, active = list(runs), dict[Path, Any]()
+    deadline = None
+    listening, held = context.Pipe(duplex=False)  # its other end closes with this process, however that ends
+    with _received() as received:
+        try:
+            while active or (waiting and not received):
+                while waiting and not received and len(active) < jobs and (not active or free_memory() > ROOM):
+                    path = waiting.pop(0)
+                    active[path] = context.Process(target=_run, args=(str(path), listening))
+                    active[path].start()
+                    started(path)
+                if received and deadline is None:
+                    _send(active.values(), signal.SIGTERM)
+                    deadline = float("inf")
+                if len(received) > 1 and deadline == float("inf"):
+                    deadline = time.monotonic() + IMPATIENCE
+                if deadline is not None and time.monotonic() > deadline:
+                    _send(active.values(), signal.SIGKILL)
+                for path in [path for path, process in active.items() if process.exitcode is not None]:
+                    ended(path, active.pop(path).exitcode)
+                idle()
+                time.sleep(0.1)
+        finally:
+            _send(active.values(), signal.SIGKILL)
+            for process in active.values():
+                process.join()
+            held.close()
+            listening.close()
+    return bool(received)
+
+
+def stopped(code: int) -> bool:
+    """Whether a run ended with this code because it was asked to, with a checkpoint to go on from."""
+    return code in (EXIT_REQUEUE, EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _received() -> Iterator[list[int]]:
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(processes: Any, number: int) -> None:
+    for process in processes:
+        if process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+def _run(path: str, parent: Connection) -> None:
+    """In the forked process: run a directory to its end, with its output in a file, and leave with its exit code."""
+    os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on
+    output = os.open(Path(path) / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    from clplat import config, signals
+    from clplat.cli.app import guarded
+    from clplat.cluster import local
+
+    signals.reset()
+    signals.install()
+    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+    code = guarded(lambda: local.launch(Path(path), config.load(Path(path) / "config.yaml"), resume=True))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _stop_with(parent: Connection) -> None:
+    """When the sweep is there no more, save and stop."""
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,121 @@
+"""The n-back task: its blocks, an observer with a queue, and signal detection."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+
+import clplat
+from clplat import optim
+from clplat.errors import UsageError
+from clplat.metrics import detection
+from clplat.scenario import TensorData
+from clplat.scenarios.nback import NBack
+from clplat.settings import TrainerSettings
+from tests.scenarios.streams import build
+
+
+def told(data: TensorData, n: int) -> torch.Tensor:
+    """Logits of an observer who remembers the last n stimuli in a queue, (N, T, 2)."""
+    says = []
+    for x in data.x.tolist():
+        queue: deque[object] = deque(maxlen=n)
+        says.append([])
+        for stimulus in x:
+            says[-1].append(int(len(queue) == n and queue[0] == stimulus))
+            queue.append(stimulus)
+    return nnf.one_hot(torch.tensor(says), 2).float()
+
+
+@pytest.mark.parametrize("stimuli", ["letters", "grid"])
+@pytest.mark.parametrize("setting", ["domain", "task"])
+@pytest.mark.parametrize("lures", [0.0, 0.8])
+def test_as_many_match_as_asked_and_an_observer_with_a_queue_is_always_right(
+    stimuli: str, setting: str, lures: float
+) -> None:
+    scenario = NBack(1, stimuli=stimuli, setting=setting, lures=lures, samples=100, test_samples=40)
+    for e, experience in enumerate(scenario.train_stream):
+        n, data = 1 + e, experience.dataset
+        assert ((data.y == 1).sum(1) == 8).all()
+        assert ((data.y == 0).sum(1) == 24 - n - 8).all()
+        assert (data.y[:, : 1 + n] == -100).all()
+        assert (told(data, n).argmax(-1) == data.y)[data.y >= 0].all()
+        assert experience.task_label == (e if setting == "task" else 0)
+        cue = data.x[:, 0]
+        if stimuli == "letters":
+            assert cue.tolist() == [10 + (e if setting == "domain" else 0)] * 100
+            assert set(data.x[:, 1:].unique().tolist()) == set(range(1, 10))
+        else:
+            assert (cue.nonzero()[:, 1] == 6 + (e if setting == "domain" else 0)).all()
+            assert (data.x[:, 1:, :6].sum(-1) == 2).all()
+        counts = detection.counts(told(data, n), data.y)
+        assert counts == {"hits": 800, "misses": 0, "false_alarms": 0, "rejections": 100 * (16 - n)}
+
+
+def test_matches_are_anywhere_and_stimuli_even() -> None:
+    data = NBack(0, experiences=1, first=2, samples=4000).train_stream[0].dataset
+    assert ((data.y == 1).float().mean(0)[3:] - 8 / 22).abs().max() < 0.04
+    counts = torch.bincount(data.x[:, 1:].flatten(), minlength=10)[1:10]
+    assert (counts / counts.sum() - 1 / 9).abs().max() < 0.01
+
+
+def test_lures_are_as_frequent_as_asked() -> None:
+    for lures, low, high in ((0.0, 0.15, 0.26), (1.0, 0.8, 1.0)):
+        data = NBack(0, experiences=1, first=2, lures=lures, samples=500).train_stream[0].dataset
+        found = [
+            x[t] in (x[t - 1], x[t - 3])
+            for x, y in zip(data.x.tolist(), data.y.tolist(), strict=True)
+            for t in range(4, 25)
+            if y[t] == 0
+        ]
+        assert low < sum(found) / len(found) < high
+
+
+def test_sensitivity_is_the_difference_of_the_two_quantiles() -> None:
+    assert detection.sensitivity(84, 16, 16, 84) == pytest.approx(2 * 0.994458, abs=1e-5)
+    assert detection.sensitivity(50, 50, 50, 50) == 0
+    assert detection.sensitivity(10, 0, 0, 20) == pytest.approx(1.644854 + 1.959964, abs=1e-5)
+    assert detection.sensitivity(0, 10, 20, 0) == pytest.approx(-1.644854 - 1.959964, abs=1e-5)
+    with pytest.raises(ValueError, match="both are needed"):
+        detection.sensitivity(0, 0, 1, 1)
+
+
+def test_capacity_is_the_largest_n_up_to_which_all_are_mastered() -> None:
+    assert detection.capacity({1: 3.0, 2: 1.5, 3: 0.9, 4: 2.0}) == 2
+    assert detection.capacity({1: 0.5, 2: 3.0}) == 0
+    assert detection.capacity({1: 0.99, 2: 0.97}, threshold=0.95) == 2
+
+
+@pytest.mark.slow
+def test_a_gru_learns_two_back_and_a_network_without_memory_stays_at_the_base_rate() -> None:
+    def accuracy(backbone: str, epochs: int) -> float:
+        result = clplat.fit(
+            "naive",
+            NBack(0, experiences=1, first=2, alphabet=6, samples=3000, test_samples=300),
+            backbone,
+            optimizer=functools.partial(optim.adam, lr=1e-2),
+            trainer=TrainerSettings(max_epochs=epochs, batch_size=64, progress="none", accelerator="cpu"),
+        )
+        return float(result["matrix"][0][0])
+
+    assert accuracy("gru", 12) > 0.95
+    assert abs(accuracy("mlp", 2) - 14 / 22) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"experiences": 0, "matches": 0}, ["experiences=0", "matches=0"]),
+        ({"trials": 10}, ["trials=10", "need 11"]),
+        ({"lures": 1.5, "alphabet": 1}, ["lures=1.5", "alphabet=1"]),
+        ({"stimuli": "grid", "alphabet": 8}, ["alphabet=8", "square"]),
+    ],
+)
+def test_nonsense_is_refused(options: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        build("n-back", **options)
+    assert all(word in str(error.value) for word in words)
