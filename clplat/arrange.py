@@ -71,6 +71,13 @@ def pools(
     return found if test_pool is None else {**found, "test": test_pool}
 
 
+def class_order(classes: int, seed: int, purpose: str, order: Literal["natural", "random"]) -> list[int]:
+    """In which order classes come: as they are numbered, or shuffled by the seed."""
+    if order == "natural":
+        return list(range(classes))
+    return torch.randperm(classes, generator=generator(seed, purpose)).tolist()
+
+
 def arrange(
     parts: Mapping[str, TensorData],
     spec: Spec,
@@ -108,10 +115,7 @@ def arrange(
         raise UsageError(f"scenario.setting={setting} goes by classes, which these targets are not: choose data")
     if experiences > spec.classes:
         raise UsageError(f"scenario.experiences={experiences}: {spec.classes} classes make 1 to {spec.classes}")
-    classes = list(range(spec.classes))
-    if order == "random":
-        classes = torch.randperm(spec.classes, generator=generator(seed, purpose)).tolist()
-    groups = class_groups(classes, experiences)
+    groups = class_groups(class_order(spec.classes, seed, purpose, order), experiences)
     streams = {
         name: [_of_classes(part, group, spec.classes, setting, task) for task, group in enumerate(groups)]
         for name, part in parts.items()

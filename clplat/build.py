@@ -99,6 +99,11 @@ def assemble(
     name = _encoder(learner_settings.encoder, hints.get("encoder"), spec)
     encoder = Encoder(name, spec.shape, vocabulary=spec.vocabulary, dim=learner_settings.embedding)
     T, D = encoder.shape
+    if spec.target in PER_STEP and spec.shape[0] != T:
+        raise UsageError(
+            f"learner.encoder={name} makes {T} steps of a sample, but each of its {spec.shape[0]} asks for an answer; "
+            "leave learner.encoder=auto"
+        )
     backbone = make_backbone(D, spec.shape)
     if ranks.world > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules()):
         raise UsageError(
@@ -121,6 +126,11 @@ def assemble(
         ranks=ranks,
     )
     warnings = pairing(strategy, spec, ranks.world, head=learner.head, backbone=learner.backbone)
+    if spec.target in PER_STEP and not learner.backbone.causal:
+        warnings.append(
+            f"warning: {type(backbone).__name__} is not causal: the answer at each step is given with all later steps "
+            "in sight, where it may stand"
+        )
     if trainer.sharding == "fsdp":
         _check_shardable(strategy)
     if trainer.carry_state and not learner.backbone.sequential:
@@ -247,10 +257,11 @@ def _encoder(wanted: str, backbones_own: str | None, spec: Spec) -> str:
     for name in (backbones_own, spec.encoder):
         if name:
             try:
-                encoded_shape(name, spec.shape, vocabulary=spec.vocabulary)
+                T, _ = encoded_shape(name, spec.shape, vocabulary=spec.vocabulary)
             except UsageError:
                 continue
-            return name
+            if spec.target not in PER_STEP or spec.shape[0] == T:
+                return name
     return "tokens" if spec.vocabulary else "vectors"
 
 

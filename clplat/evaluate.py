@@ -7,6 +7,7 @@ table that is added over ranks (all other entries being zero) and then summed in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ from clplat.errors import UsageError, suggestion
 from clplat.learner import Learner
 from clplat.metrics import measures
 from clplat.metrics.answers import Collected
-from clplat.scenario import Experience, TensorData
+from clplat.scenario import Experience, Scenario, TensorData
 
 
 def chosen(rule: str, seen: int, total: int, tested: Sequence[int] | None = None) -> list[int]:
@@ -87,3 +88,15 @@ def evaluate(
     for j in which:
         found[j] = measures.values(target, sums[[number for number, (k, _) in enumerate(pieces) if k == j]].sum(0))
     return found
+
+
+def slices(
+    learner: Learner, scenario: Scenario, which: Sequence[int], batch_size: int
+) -> dict[str, list[float | None]]:
+    """The primary metric on each slice of a scenario, a row for each; None where nothing was asked or measured."""
+    rows: dict[str, list[float | None]] = {}
+    for name, stream in scenario.slices.items():
+        found = evaluate(learner, stream, which, batch_size)
+        values = [found[j][scenario.spec.metric] if j in found else math.nan for j in range(len(stream))]
+        rows[name] = [None if math.isnan(value) else value for value in values]
+    return rows

@@ -62,6 +62,8 @@ class Evaluations:
         line: dict[str, Any] = {"event": "evaluate", "experience": after, "step": self.learner.step}
         line[self.scenario.spec.metric] = row
         line["test_loss"] = [found[j]["loss"] if j in found else None for j in range(len(stream))]
+        if self.scenario.slices:
+            line["slices"] = evaluate.slices(self.learner, self.scenario, which, self.settings.batch_size)
         if after < 0:
             self.baseline = row
             line |= self._stream()

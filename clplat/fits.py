@@ -1,4 +1,5 @@
-"""Which strategies fit a scenario and a backbone, told without building any of them, and where possible without torch.
+"""Which strategies fit a scenario and a backbone, and which of these fit each other, told without building any of them
+where possible, and then without torch.
 
 What a strategy needs is read from the source of its class. What a scenario or a backbone gives stands in
 ``_info_.gives`` (and ``_info_.settings``) of its entry; one that does not say so (a class of one's own) is built
@@ -8,9 +9,11 @@ and asked, which takes longer. ``build.pairing`` has the last word when a run is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from clplat import registry, signature
+from clplat.errors import MissingError
 from clplat.registry import Entry
 
 # What a backbone gives; all other words are the scenario's.
@@ -19,10 +22,10 @@ BACKBONE_WORDS = ("hidden-layers", "prompts", "prefixes", "attention")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a strategy fits, and under which condition or why not."""
+    """Whether something fits, and under which condition or why not; None where it cannot be said here."""
 
     name: str
-    fits: bool
+    fits: bool | None
     remark: str
 
 
@@ -35,6 +38,54 @@ def verdicts(scenario: str | None, backbone: str | None) -> list[Verdict]:
     settings = None if scenario is None else given(registry.find("scenario", scenario))
     network = None if backbone is None else given_by_backbone(registry.find("backbone", backbone))
     return [_verdict(entry, settings, network) for entry in registry.entries("strategy").values()]
+
+
+def backbones(scenario: str) -> list[Verdict]:
+    """One for each backbone of the registry: whether it can read a scenario, and answer it."""
+    entry = registry.find("scenario", scenario)
+    return [replace(_reads(backbone, entry), name=backbone.name) for backbone in registry.entries("backbone").values()]
+
+
+def scenarios(backbone: str) -> list[Verdict]:
+    """One for each scenario of the registry: whether a backbone can read it, and answer it."""
+    entry = registry.find("backbone", backbone)
+    return [replace(_reads(entry, scenario), name=scenario.name) for scenario in registry.entries("scenario").values()]
+
+
+def _reads(backbone: Entry, scenario: Entry) -> Verdict:
+    """Any backbone reads a sequence of vectors, but one that takes the shape of a sample reads whole images."""
+    words = set().union(*given(scenario).values())
+    causal, sequential = (
+        signature.class_value(backbone.target, name) is not False for name in ("causal", "sequential")
+    )
+    if not signature.class_value(backbone.target, "takes_shape"):
+        if "steps" in words and not sequential:
+            return Verdict("", True, "sees each step by itself, nothing of those before")
+        if "steps" in words and not causal:
+            return Verdict("", True, "is not causal: it sees later steps, where the answer may stand")
+        return Verdict("", True, "")
+    if "tokens" in words:
+        return Verdict("", False, "reads images, and these are tokens")
+    if "steps" in words:
+        return Verdict("", False, "answers once for an image, and an answer is asked at each step")
+    shape = _shape(scenario)
+    if shape is None:
+        return Verdict("", None, "reads images; what these samples are shows when their data are there")
+    if len(shape) not in (2, 3):
+        return Verdict("", False, f"reads images, and samples have shape {shape}")
+    return Verdict("", True, "")
+
+
+@cache
+def _shape(scenario: Entry) -> tuple[int, ...] | None:
+    """The shape of a sample, for which a scenario must be built; None where that needs options or data."""
+    if any(option.required for option in scenario.options.values()):
+        return None
+    try:
+        shape: tuple[int, ...] = scenario.build(0).spec.shape
+    except MissingError:
+        return None
+    return shape
 
 
 def given(scenario: Entry) -> dict[str, set[str]]:

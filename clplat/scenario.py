@@ -7,7 +7,7 @@ one machine, on every rank.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, overload
@@ -221,6 +221,9 @@ class Scenario:
     Args:
         tests: for each training experience the position in the test stream of what it teaches, for streams in which
             tasks return and the test stream is shorter; empty where it is the same position.
+        single_pass: each sample is meant to be seen once (online learning).
+        slices: further tests by name, each with a counterpart of every experience of the test stream: only some of its
+            questions, or others about the same. They are measured and recorded, and do not enter the matrix.
     """
 
     spec: Spec
@@ -229,12 +232,16 @@ class Scenario:
     valid_stream: Sequence[Experience] = field(default_factory=tuple)
     tests: tuple[int, ...] = ()
     single_pass: bool = False
+    slices: Mapping[str, Sequence[Experience]] = field(default_factory=dict)
 
     settings: ClassVar[tuple[Setting, ...]] = ("class", "task", "domain")
 
     def __post_init__(self) -> None:
         if self.tests and len(self.tests) != len(self.train_stream):
             raise ValueError(f"{len(self.tests)} places of test for {len(self.train_stream)} training experiences")
+        for name, part in self.slices.items():
+            if len(part) != len(self.test_stream):
+                raise ValueError(f"slice {name} has {len(part)} experiences, the test stream {len(self.test_stream)}")
 
     @property
     def tested(self) -> tuple[int, ...]:

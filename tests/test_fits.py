@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from clplat import fits, registry
-from clplat.build import backbone_maker, pairing
+from clplat import fits, optim, registry
+from clplat.build import assemble, backbone_maker, pairing
 from clplat.cli import main
 from clplat.errors import UsageError
 from clplat.scenario import PER_STEP
+from clplat.settings import EvalSettings, LearnerSettings, TrainerSettings
 from tests.scenarios.streams import NAMES
 
 SCENARIOS = NAMES  # whose data is here
@@ -92,5 +94,79 @@ def test_a_scenario_of_ones_own_is_built_and_asked() -> None:
     assert not found["hypernet"]
 
 
-def test_the_question_is_for_strategies_only() -> None:
-    assert main(["list", "backbones", "--for", "split-digits"]) == 2
+READERS = ("mlp", "gru", "jrt-rnn", "resnet18", "vit")  # without and with memory, not causal, of whole images
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_backbone_fits_where_a_run_can_be_built(scenario: str) -> None:
+    told = {verdict.name: verdict for verdict in fits.backbones(scenario)}
+    assert sorted(told) == registry.names("backbone")
+    made = registry.find("scenario", scenario).build(0)
+    for name in READERS:
+        entry = registry.find("backbone", name)
+        possible, warned = True, False
+        try:
+            built = assemble(
+                made, registry.find("strategy", "naive").build, backbone_maker(entry), hints=entry.info,
+                trainer=TrainerSettings(), learner_settings=LearnerSettings(), eval_settings=EvalSettings(),
+                make_optimizer=optim.adam,
+            )  # fmt: skip
+            warned = any("not causal" in warning for warning in built.warnings)
+        except UsageError:
+            possible = False
+        assert told[name].fits == possible, name
+        assert ("not causal" in told[name].remark) == (warned and registry.find("backbone", name).load().sequential), (
+            name
+        )
+        assert fits.Verdict(scenario, told[name].fits, told[name].remark) in fits.scenarios(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", registry.names("backbone"))
+def test_every_backbone_answers_every_kind_of_sample(backbone: str) -> None:
+    """One scenario for each kind of input and target: tokens, vectors, bits and images; a batch goes through."""
+    for scenario in ("mqar", "sines", "permuted-copy", "pendulum", "split-digits"):
+        entry, made = registry.find("backbone", backbone), registry.find("scenario", scenario).build(0)
+        told = {verdict.name: verdict.fits for verdict in fits.backbones(scenario)}
+        if not told[backbone]:
+            continue
+        built = assemble(
+            made, registry.find("strategy", "naive").build, backbone_maker(entry), hints=entry.info,
+            trainer=TrainerSettings(), learner_settings=LearnerSettings(embedding=16), eval_settings=EvalSettings(),
+            make_optimizer=optim.adam,
+        )  # fmt: skip
+        x, y, task = made.train_stream[0].dataset.rows(slice(0, 3))
+        with torch.no_grad():
+            logits = built.learner.respond(x, task, None).logits
+        assert logits.shape[:-1] == y.shape[: logits.ndim - 1]
+        assert logits.isfinite().all()
+
+
+def test_what_cannot_be_looked_at_is_neither_fit_nor_unfit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "scenarios", "--for", "resnet18"]) == 0
+    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert (lines["avalanche"], lines["split-digits"], lines["mqar"]) == ("?", "yes", "no")
+    assert main(["list", "backbones", "--for", "mqar", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["resnet18"] == {"name": "resnet18", "fits": False, "remark": "reads images, and these are tokens"}
+
+
+def test_most_questions_need_no_torch() -> None:
+    code = (
+        "import sys\nfrom clplat.cli import main\n"
+        "main(['list', 'scenarios', '--for', 'mlp'])\nmain(['list', 'backbones', '--for', 'lorenz96'])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["optimizers", "--for", "split-digits"], ["--for", "split-digits"], ["backbones", "--backbone", "mlp"],
+        ["scenarios", "--for", "mlp", "--backbone", "gru"], ["backbones", "--for", "no-such-thing"],
+    ],
+)  # fmt: skip
+def test_questions_without_an_answer_are_refused(argv: list[str]) -> None:
+    assert main(["list", *argv]) == 2

@@ -16,6 +16,8 @@ EPILOG = flags.examples(
     "clplat list",
     "clplat list strategies",
     "clplat list strategies --for split-digits --backbone mlp",
+    "clplat list backbones --for lorenz96",
+    "clplat list scenarios --for resnet18",
     "clplat list backbones --json",
 )
 
@@ -24,8 +26,13 @@ def listing(
     kind: Annotated[
         str | None, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}; all if left out.")
     ] = None,
-    for_scenario: Annotated[
-        str | None, typer.Option("--for", metavar="SCENARIO", help="Strategies only: which fit this scenario.")
+    fit_for: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="NAME",
+            help="Which strategies or backbones fit a scenario; which scenarios a backbone.",
+        ),
     ] = None,
     backbone: flags.Backbone = None,
     as_json: flags.Json = False,
@@ -36,10 +43,8 @@ def listing(
         registry.add_config_dir(folder)
     if kind is not None and kind not in KINDS and kind not in KINDS.values():
         raise UsageError(f"there is nothing called '{kind}' to list.{suggestion(kind, KINDS)}")
-    if for_scenario is not None or backbone is not None:
-        if KINDS.get(kind or "", kind) != "strategy":
-            raise UsageError("--for and --backbone ask which strategies fit: clplat list strategies --for SCENARIO")
-        _fitting(for_scenario, backbone, as_json)
+    if fit_for is not None or backbone is not None:
+        _fitting(KINDS.get(kind or "", kind), fit_for, backbone, as_json)
         return
     groups = list(KINDS.values()) if kind is None else [KINDS.get(kind, kind)]
     entries = [entry for group in groups for entry in registry.entries(group).values()]
@@ -74,12 +79,23 @@ def _words(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
-def _fitting(scenario: str | None, backbone: str | None, as_json: bool) -> None:
-    rows = fits.verdicts(scenario, backbone)
+def _fitting(group: str | None, fit_for: str | None, backbone: str | None, as_json: bool) -> None:
+    if group == "strategy":
+        rows = fits.verdicts(fit_for, backbone)
+    elif group == "backbone" and fit_for is not None and backbone is None:
+        rows = fits.backbones(fit_for)
+    elif group == "scenario" and (fit_for is None) != (backbone is None):
+        rows = fits.scenarios(str(fit_for or backbone))
+    else:
+        raise UsageError(
+            "--for and --backbone ask what fits: clplat list strategies --for SCENARIO [--backbone NAME], "
+            "clplat list backbones --for SCENARIO, or clplat list scenarios --for BACKBONE"
+        )
     if as_json:
         print(json.dumps([{"name": v.name, "fits": v.fits, "remark": v.remark} for v in rows], indent=2))
     else:
-        output.table(("name", "fits", ""), [(v.name, "yes" if v.fits else "no", v.remark) for v in rows])
+        words = {True: "yes", False: "no", None: "?"}
+        output.table(("name", "fits", ""), [(v.name, words[v.fits], v.remark) for v in rows])
 
 
 def summary(entry: registry.Entry) -> str:

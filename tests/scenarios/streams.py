@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from clplat import registry
+from typing import Any
+
+import clplat
+from clplat import dryrun, registry
+from clplat.backbones.rnn.gru import GRU
 from clplat.scenario import Scenario
+from clplat.settings import LearnerSettings, TrainerSettings
 
 # Entries that need more than a seed: a family, written family:NAME, and what reads the user's own files.
 NAMES = [
@@ -26,3 +31,12 @@ def in_settings() -> list[tuple[str, str | None]]:
         choice = entry.options.get("setting")
         found += [(name, setting) for setting in entry.info["settings"]] if choice else [(name, None)]
     return found
+
+
+def two_steps(scenario: Scenario, encoder: str = "auto") -> dict[str, Any]:
+    """The results of a run with a small network and about two steps in each experience."""
+    return clplat.fit(
+        "naive", dryrun.cut(scenario, 16, 8), lambda D: GRU(D, hidden=8),
+        learner=LearnerSettings(encoder=encoder, embedding=8),  # type: ignore[arg-type]
+        trainer=TrainerSettings(max_epochs=1, batch_size=8, progress="none", accelerator="cpu"),
+    )  # fmt: skip

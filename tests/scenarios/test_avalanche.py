@@ -22,7 +22,7 @@ from clplat.bridge import from_avalanche
 from clplat.errors import EXIT_MISSING, MissingError, UsageError
 from clplat.scenario import LazyData, Scenario, TensorData
 from clplat.scenarios.avalanche import _EXPERIENCES, _FILES, ClassicBenchmark, Name, _arguments
-from tests.scenarios.streams import build
+from tests.scenarios.streams import build, two_steps
 
 slow = pytest.mark.slow  # because of the import
 EACH = 6  # samples of a class, train and test alike
@@ -201,6 +201,13 @@ def test_split_mnist_is_read_from_idx_files(folder: str, data: Path) -> None:
     again, other = (build(f"avalanche:{name}", seed, root=str(data)) for seed in (4, 5))
     assert all(torch.equal(a.dataset.x, b.dataset.x) for a, b in zip(parts(scenario), parts(again), strict=True))
     assert seen != [c for e in other.train_stream for c in e.classes_in_this_experience]
+
+
+@slow
+@pytest.mark.parametrize("encoder", ["rows", "pixels", "patches"])
+def test_its_images_are_read_in_each_way(encoder: str, data: Path) -> None:
+    scenario = ClassicBenchmark(0, benchmark="SplitMNIST", experiences=2, root=str(data))
+    assert 0 <= two_steps(scenario, encoder)["matrix"][1][0] <= 1
 
 
 @slow

@@ -8,7 +8,7 @@ import torch
 from clplat.errors import UsageError
 from clplat.scenario import LazyData, TensorData, class_groups, stream
 from clplat.scenarios.digits import RotatedDigits, rotated
-from tests.scenarios.streams import build
+from tests.scenarios.streams import build, two_steps
 
 
 def test_permuted_digits_permute_pixels_and_nothing_else() -> None:
@@ -148,3 +148,10 @@ def test_lazy_data_is_the_same_data() -> None:
     assert asked == [3]  # nothing but what was asked for
     with pytest.raises(ValueError, match="6 targets and 2 task labels"):
         LazyData(load, y, task[:2])
+
+
+@pytest.mark.parametrize("encoder", ["rows", "pixels", "patches", "image", "vectors"])
+@pytest.mark.parametrize("name", ["split-digits", "permuted-digits", "rotated-digits"])
+def test_images_are_read_in_each_way(name: str, encoder: str) -> None:
+    results = two_steps(build(name, experiences=1), encoder)
+    assert 0 <= results["matrix"][0][0] <= 1
