@@ -76,7 +76,7 @@ class Record:
 
     def log(self, **line: Any) -> None:
         """A line of ``metrics.jsonl``: nothing in it may depend on the clock."""
-        plain = {key: _finite(value) for key, value in line.items()}
+        plain = {key: finite(value) for key, value in line.items()}
         self._write("metrics.jsonl", plain)
         self._mirror(lambda mirror: mirror.log(plain))
 
@@ -174,10 +174,10 @@ def lines(run_dir: Path, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes null."""
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: JSON has no NaN: a number that is not finite becomes null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value
