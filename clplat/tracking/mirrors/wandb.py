@@ -64,13 +64,9 @@ class WandbMirror:
         self._run: wandb.Run | None = None
         self._run_dir = Path()
         self._rows: list[tuple[int, Row]] = []
+        self._in_table = 0  # how many of them have been shown
         self._lines = 0  # how many lines the record holds
         self._axes: dict[str, int] = {}
-
-    @property
-    def offline(self) -> bool:
-        """Whether the run is written to disk and sent nowhere."""
-        return self._run is not None and bool(self._run.offline)
 
     def start(self, run_dir: Path, config: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
         # An offline run must not touch the network: W&B would look for the place where it reports its own errors.
@@ -102,10 +98,8 @@ class WandbMirror:
             try:
                 self._run = wandb.init(mode="online", **options)
             except wandb.errors.Error as error:
-                # A key in the home directory and a machine without network: the rule on clusters, not the exception.
-                reason = str(error).partition("\n")[0]
-                print(f"W&B cannot be reached, going on offline: {reason}", file=sys.stderr, flush=True)
                 wandb.teardown()  # the failed attempt holds the run's id
+                self.unreachable(str(error).partition("\n")[0])
                 wandb.setup(_settings())
                 mode = "offline"
         self._run = self._run or wandb.init(mode="offline" if mode == "auto" else mode, **options)
@@ -118,6 +112,11 @@ class WandbMirror:
         for line in lines:
             self._show(line, table=False)
 
+    def unreachable(self, reason: str) -> None:
+        """The server does not answer; the run goes on offline unless this raises."""
+        # A key in the home directory and a machine without network: the rule on clusters, not the exception.
+        print(f"W&B cannot be reached, going on offline: {reason}", file=sys.stderr, flush=True)
+
     def log(self, line: Mapping[str, Any]) -> None:
         self._show(line, table=True)
 
@@ -129,7 +128,7 @@ class WandbMirror:
         values: dict[str, Any] = dict(scalars(line))
         if line.get("event") == "evaluate":
             self._rows.append((line["experience"], matrix_row(line)))
-            if table and self._columns <= TABLE_EACH:
+            if table and len(self._rows[-1][1]) <= TABLE_EACH:
                 values["eval/matrix"] = self._table()
         if values and number >= self._run.starting_step:  # a server that knows the run may be ahead of the record
             self._run.log({**values, **self._axes}, step=number, commit=True)
@@ -145,7 +144,7 @@ class WandbMirror:
             run.finish(exit_code=EXIT_REQUEUE if preempted else EXIT_FAILED)
             return
         values: dict[str, Any] = {f"eval/{name}": figure for name, figure in self._figures().items()}
-        if self._columns > TABLE_EACH:
+        if self._in_table < len(self._rows):
             values["eval/matrix"] = self._table()
         run.log({**values, **self._axes}, step=self._lines, commit=True)
         run.summary.update(outcome(self._run_dir))
@@ -153,13 +152,10 @@ class WandbMirror:
             self._send_checkpoint(run)
         run.finish(exit_code=0)
 
-    @property
-    def _columns(self) -> int:
-        return len(self._rows[-1][1]) if self._rows else 0
-
     def _table(self) -> wandb.Table:
         import wandb
 
+        self._in_table = len(self._rows)
         data = [list(cell) for cell in cells(self._rows)]
         wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(data))  # W&B drops what is beyond
         return wandb.Table(columns=["after", "on", "value"], data=data)
@@ -230,6 +226,7 @@ def _settings() -> wandb.Settings:
         "reinit": "create_new",  # a run that somebody else has open in this process stays as it is
         "init_timeout": START_TIMEOUT,
         "finish_timeout": FINISH_TIMEOUT,
+        "finish_timeout_raises": True,
         "x_transaction_log_flush_interval": 5.0,  # seconds of the offline file that a killed run loses
         "x_disable_stats": True,
         "x_disable_meta": True,
