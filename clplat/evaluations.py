@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clplat import evaluate, faults
+from clplat import evaluate, faults, memory
 from clplat.learner import Learner
 from clplat.metrics import catalogue, store
 from clplat.metrics.answers import Collected
@@ -71,6 +71,8 @@ class Evaluations:
             self.matrix.append(row)
             line["summary"], _ = self.summary()
             line["average_seen"] = average_of(row, set(tested[: after + 1]))
+            if kept := memory.by_experience(self.learner.strategy):
+                line["memory"] = kept
         if answers is not None and self.form is not None:
             whole = answers.whole()
             if self.record.run_dir is not None:
@@ -82,7 +84,7 @@ class Evaluations:
     def look(self, experience: int) -> None:
         """Evaluate the experiences so far between two optimiser steps."""
         row = self._row(self._judge(sorted(set(self.scenario.tested[: experience + 1]))))
-        self.looks.append(Look(experience, row))
+        self.looks.append(Look(experience, row, self.learner.step))
         line = {"event": "look", "experience": experience, "step": self.learner.step}
         self.record.log(**line, **{self.scenario.spec.metric: row})
 

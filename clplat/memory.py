@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor
+from torch import Tensor, nn
 
 from clplat.batch import Part
 from clplat.errors import UsageError
@@ -103,6 +103,17 @@ class Memory(Remembering):
         """
         rows = self.rows(index[local])
         return Part(source, rows["x"], rows["y"], rows["task"], index, local, weight)
+
+
+def by_experience(strategy: nn.Module) -> dict[str, int]:
+    """How many rows of each experience the memories within a strategy hold; empty where none holds rows that say from
+    which experience they are."""
+    found: dict[str, int] = {}
+    for memory in strategy.modules():
+        if isinstance(memory, Memory) and "experience" in memory.recall("rows"):
+            for experience in memory.rows(memory.slots())["experience"].tolist():
+                found[str(experience)] = found.get(str(experience), 0) + 1
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
 class ReservoirMemory(Memory):

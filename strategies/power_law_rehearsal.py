@@ -40,9 +40,11 @@ class PowerLawRehearsal(Strategy):
     ``(10 + j)^4`` by position from the oldest; that is not offered. Nothing is stored: as in the paper, it is the
     environment that shows old samples again, so the data of old experiences must stay available.
 
-    ``results.json`` reports forward facilitation: in how many steps the accuracy on the own samples of the training
-    batches (for values: their mean squared error), taken before each step and averaged over a window, reached a
-    criterion, and how many times faster that was than on the first experience. The paper's criterion is not known.
+    ``results.json`` reports how many samples of each older experience each experience asked for (``expected``, before
+    whole numbers and what there is limit them) and showed (``realised``). It reports forward facilitation as well: in
+    how many steps the accuracy on the own samples of the training batches (for values: their mean squared error), taken
+    before each step and averaged over a window, reached a criterion, and how many times faster that was than on the
+    first experience. The paper's criterion is not known.
 
     Args:
         environment: how rehearsal falls with the lag.
@@ -82,23 +84,37 @@ class PowerLawRehearsal(Strategy):
         self._seen: list[TensorData] = []  # no state: adapt is replayed on resume, and meets them all again
         self._last: list[int] = []  # the experience in which each was last trained on
         self.counts: list[int] = []  # of each older experience in the current one
+        self.expected: list[list[float]] = []  # what the law says they are, of each experience; no state either
+        self.realised: list[list[int]] = []  # what they were
         self.steps: list[int | None] = []  # to criterion, of each experience; None if it was not reached
         self.recent: list[list[float]] = []  # what the measures are made of, of the window, the current step's last
         self.first = -1  # the current experience's first step
 
     def adapt(self, learner: Learner, experience: Experience) -> None:
         e = len(self._seen)
+        self.expected.append(self._expected(e, len(experience.dataset)))
         self.counts = self._counts(e, len(experience.dataset))
+        self.realised.append(self.counts)
         self._last = [e if count else last for count, last in zip(self.counts, self._last, strict=True)] + [e]
         self._seen.append(experience.dataset)
 
     def _counts(self, e: int, n: int) -> list[int]:
-        lags = [e - (j if self.lag == "introduced" else self._last[j]) for j in range(e)]
-        weights, most = [self._weight(lag) for lag in lags], [len(data) for data in self._seen]
+        most = [len(data) for data in self._seen]
         if self.budget is not None:
-            return apportion(math.floor(self.budget * n), weights, most)
-        whole = self._weight(0) if self.environment == "power" else 1.0
-        return [min(math.floor(n * weight / whole), limit) for weight, limit in zip(weights, most, strict=True)]
+            return apportion(math.floor(self.budget * n), self._weights(e), most)
+        return [min(math.floor(count), limit) for count, limit in zip(self._expected(e, n), most, strict=True)]
+
+    def _expected(self, e: int, n: int) -> list[float]:
+        """k_j as fractions."""
+        weights = self._weights(e)
+        if self.budget is not None:
+            whole = sum(weights)
+            return [math.floor(self.budget * n) * weight / whole if whole else 0.0 for weight in weights]
+        first = self._weight(0) if self.environment == "power" else 1.0
+        return [n * weight / first for weight in weights]
+
+    def _weights(self, e: int) -> list[float]:
+        return [self._weight(e - (j if self.lag == "introduced" else self._last[j])) for j in range(e)]
 
     def _weight(self, lag: int) -> float:
         if self.environment == "none":
@@ -139,7 +155,13 @@ class PowerLawRehearsal(Strategy):
     def report(self) -> dict[str, Any]:
         first = self.steps[0] if self.steps else None
         facilitation = [first / steps if first and steps else None for steps in self.steps]
-        return {"criterion": self.criterion, "steps_to_criterion": self.steps, "forward_facilitation": facilitation}
+        return {
+            "criterion": self.criterion,
+            "steps_to_criterion": self.steps,
+            "forward_facilitation": facilitation,
+            "expected": self.expected,
+            "realised": self.realised,
+        }
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"steps": self.steps, "recent": self.recent, "first": self.first}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from clplat.quadratic import Quadratic
 from clplat.state import Remembering, stored_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +31,34 @@ def sizes(learner: Learner, state: Mapping[str, Any]) -> dict[str, Any]:
         "trainable_parameters": sum(p.numel() for p in _trainable(learner)),
         "stored_bytes": stored_bytes(kept),
         "stored_bytes_by_kind": by_kind(learner.strategy, kept),
+        **_of_backbone(learner),
+        **({"importance": importance} if (importance := by_parameter(learner.strategy, kept)) else {}),
     }
+
+
+def _of_backbone(learner: Learner) -> dict[str, int]:
+    """The numbers in one sample's state at the end of a sequence, where the backbone can say."""
+    T, _ = learner.encoder.shape
+    try:
+        return {"state_size": learner.backbone.state_size(T)}
+    except TypeError:  # it does not define one
+        return {}
+
+
+def by_parameter(strategy: nn.Module, kept: Mapping[str, Any]) -> dict[str, float]:
+    """The sum of the importances by which each parameter is held, over all pulls of a strategy; empty without any.
+
+    Args:
+        kept: as for :func:`by_kind`.
+    """
+    found: dict[str, float] = {}
+    for place, module in strategy.named_modules(prefix="strategy"):
+        start = f"{place}.importance:"
+        for name, value in kept.items():
+            if isinstance(module, Quadratic) and name.startswith(start):
+                parameter = name[len(start) :].replace("/", ".")
+                found[parameter] = found.get(parameter, 0.0) + float(value.double().sum())
+    return found
 
 
 def _trainable(learner: Learner) -> Iterator[nn.Parameter]:

@@ -27,15 +27,17 @@ class NotMeasuredError(ValueError):
 
 @dataclass(frozen=True)
 class Look:
-    """An evaluation between two optimiser steps (``eval.every``), while ``experience`` was being trained."""
+    """An evaluation between two optimiser steps (``eval.every``), while ``experience`` was being trained, after so many
+    steps of the run (None: not known)."""
 
     experience: int
     row: Row
+    step: int | None = None
 
 
 def looks_in(lines: Sequence[Mapping[str, Any]], metric: str) -> list[Look]:
     """The looks among the lines of a run's record."""
-    return [Look(line["experience"], line[metric]) for line in lines if line.get("event") == "look"]
+    return [Look(line["experience"], line[metric], line.get("step")) for line in lines if line.get("event") == "look"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from clplat.errors import RunFailedError
 from clplat.metrics import store
-from clplat.metrics.evidence import Evidence, looks_in
+from clplat.metrics.evidence import Evidence
 from clplat.report.runs import RunData, load
 from clplat.tracking import directory
-from clplat.tracking.record import lines
 
 ADDED = "metrics.json"
 
@@ -25,29 +25,31 @@ def evidence(run_dir: Path, references: Sequence[Path] = (), *, with_models: boo
         with_models: the run's networks are at hand as well; they are built when they are first asked for.
     """
     run = load(run_dir)
-    section = run.config.get("eval")
-    watched = isinstance(section, Mapping) and bool(section.get("every"))
-    direction: Literal["max", "min"] = "min" if run.direction == "min" else "max"
-    answers = store.Answers(run_dir)
     models = None
     if with_models:
         from clplat.metrics.models import Models
 
         models = Models(run_dir)
-    known = Evidence(
+    return replace(known(run), references=[evidence(other)[0] for other in references], models=models), run
+
+
+def known(run: RunData) -> Evidence:
+    """A run as reports see it, as evidence: all that takes no model and no other run."""
+    section = run.config.get("eval")
+    watched = isinstance(section, Mapping) and bool(section.get("every"))
+    direction: Literal["max", "min"] = "min" if run.direction == "min" else "max"
+    answers = store.Answers(run.path)
+    return Evidence(
         matrix=run.matrix,
         baseline=run.baseline or (),
         direction=direction,
         tests=run.tests,
         new_classes=run.new_classes,
-        looks=looks_in(lines(run_dir, "metrics.jsonl"), run.metric) if watched else None,
+        looks=run.looks if watched else None,
         predictions=answers if answers else None,
-        references=[evidence(other)[0] for other in references],
-        models=models,
-        results=directory.results(run_dir) or {},
-        timings=lines(run_dir, "timings.jsonl"),
+        results=run.results,
+        timings=run.timings,
     )
-    return known, run
 
 
 def added(run_dir: Path, evaluations: int) -> dict[str, Any]:

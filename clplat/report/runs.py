@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import math
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ from typing import Any
 
 from clplat import yamlfile
 from clplat.errors import ClplatError, UsageError
-from clplat.metrics.evidence import average_of
+from clplat.metrics.evidence import Look, average_of
+from clplat.report import values
+from clplat.report.values import Row, Training, text
 from clplat.tracking import directory
-
-Row = list[float | None]
+from clplat.tracking.record import lines
 
 SUMMARY = ("ACC", "forgetting", "BWT", "FWT", "learning_accuracy", "average_incremental")
+NO_METRIC = ("test_loss", "tests")  # lists on the line of an evaluation that are not the primary metric
 SILENCE = 600.0  # seconds without a heartbeat after which a run that says it runs is called silent
 
 BLOCK = 1 << 22  # bytes of a record that are read at a time
@@ -83,6 +84,11 @@ class RunData:
         reasons: for each that is None why.
         seconds: how long the run took, or has taken so far.
         steps: optimiser steps.
+        ends: the optimiser step at which each row of the matrix was measured; None where that is not known.
+        looks: evaluations between two optimiser steps.
+        training: what was written down of optimiser steps.
+        kept: after each experience how many samples of each experience the memory held, where there is one.
+        results: the content of ``results.json``, unchecked.
         problems: one line for each thing that could not be read.
         read: how far ``metrics.jsonl`` was read.
     """
@@ -102,6 +108,11 @@ class RunData:
     reasons: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     steps: int | None = None
+    ends: list[int | None] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    training: Training = field(default_factory=Training)
+    kept: dict[int, dict[str, float | None]] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     read: Place = field(default_factory=Place)
 
@@ -124,6 +135,16 @@ class RunData:
             words += f", silent for {self.silent / 3600:.1f} h"
         return words if self.status == "done" or not self.matrix else f"{words} ({len(self.matrix)} evaluated)"
 
+    @functools.cached_property
+    def timings(self) -> list[dict[str, Any]]:
+        """The lines of ``timings.jsonl``, unchecked; read when first asked for."""
+        return lines(self.path, "timings.jsonl")
+
+    @functools.cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of ``history.jsonl``, unchecked; read when first asked for."""
+        return lines(self.path, "history.jsonl")
+
     def teaches(self, i: int) -> int:
         """The test experience that belongs to training experience i."""
         return self.tests[i] if i < len(self.tests) else i
@@ -137,12 +158,6 @@ class RunData:
             learned.add(self.teaches(i))
             means.append(average_of(row, learned))
         return means
-
-
-def text(value: Any) -> str:
-    """Something that a run directory says, as one line that can be printed and written: no control characters, which
-    a terminal would obey, and no halves of characters."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "\ufffd", str(value).encode("utf-8", "replace").decode())
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -208,6 +223,7 @@ def load(path: Path, now: float | None = None, *, training: bool = True) -> RunD
         run.problems.append(f"{named}{error}")
         results = None
     if results is not None:
+        run.results = results
         _take_results(run, results)
     if run.seconds is None:
         run.seconds = _last_seconds(path)
@@ -219,10 +235,13 @@ def follow(run: RunData, now: float | None = None, *, training: bool = True) -> 
     """Take in what was added to a run's record since it was loaded, and its status.
 
     Returns:
-        False where what was read is not there any more, because a run went on from a checkpoint: load it again.
+        False where the run is to be loaded again: what was read is not there any more, because it went on from a
+        checkpoint, or there are results, which go before all lines.
     """
-    if not run.read.there(run.path):
+    if run.results or not run.read.there(run.path):
         return False
+    for name in ("timings", "history"):  # read again when they are asked for again
+        run.__dict__.pop(name, None)
     _take_status(run, now)
     _read_lines(run, training)
     run.seconds = _last_seconds(run.path) or run.seconds
@@ -232,7 +251,7 @@ def follow(run: RunData, now: float | None = None, *, training: bool = True) -> 
 def _take_status(run: RunData, now: float | None) -> None:
     status = directory.read_status(run.path)
     run.status = text(status["status"])
-    beat = _number(status.get("time"))
+    beat = values.number(status.get("time"))
     run.silent = 0.0
     if run.status == "running" and beat is not None:
         age = (time.time() if now is None else now) - beat
@@ -242,20 +261,20 @@ def _take_status(run: RunData, now: float | None) -> None:
 def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
     """``results.json`` goes before what the lines said."""
     rows = results.get("matrix")
-    matrix = [_row(row) for row in rows] if isinstance(rows, list) else [None]
+    matrix = [values.row(row) for row in rows] if isinstance(rows, list) else [None]
     if any(row is None for row in matrix):
         run.problems.append(f"{run.path / 'results.json'}: its matrix is none")
         return
     run.matrix = [row for row in matrix if row is not None]
-    run.baseline = _row(results.get("baseline")) or run.baseline
-    run.tests = _positions(results.get("tests")) or run.tests
+    run.baseline = values.row(results.get("baseline")) or run.baseline
+    run.tests = values.positions(results.get("tests")) or run.tests
     run.metric = text(results.get("metric", run.metric))
     _take_kind(run, results)
-    run.summary = _numbers(results.get("summary")) or run.summary
+    run.summary = values.numbers(results.get("summary")) or run.summary
     reasons = results.get("reasons")
     run.reasons = {text(k): text(v) for k, v in reasons.items()} if isinstance(reasons, Mapping) else {}
-    run.seconds = _number(results.get("seconds"))
-    steps = _number(results.get("steps"))
+    run.seconds = values.number(results.get("seconds"))
+    steps = values.number(results.get("steps"))
     run.steps = run.steps if steps is None else int(steps)
 
 
@@ -282,8 +301,8 @@ def _read_lines(run: RunData, training: bool) -> None:
         run.problems.append(f"{path}: {error.strerror}")
     if skipped:  # of many steps the last says how many there are
         with contextlib.suppress(ValueError, RecursionError, AttributeError):
-            step = _number(json.loads(skipped).get("step"))
-            run.steps = run.steps if step is None else int(step)
+            step = values.whole(json.loads(skipped).get("step"))
+            run.steps = run.steps if step is None else step
     run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
 
 
@@ -299,26 +318,47 @@ def _read_line(run: RunData, written: bytes, number: int) -> None:
 
 
 def _take_line(run: RunData, line: Mapping[str, Any]) -> None:
-    step = _number(line.get("step"))
-    run.steps = run.steps if step is None else int(step)
-    if line.get("event") != "evaluate":
-        return
-    metric = next(
-        (key for key, value in line.items() if isinstance(value, list) and key not in ("test_loss", "tests")), None
-    )
-    row, after = _row(line.get(metric)) if metric else None, line.get("experience")
-    if metric is None or row is None or not isinstance(after, int):
+    step, event = values.whole(line.get("step")), line.get("event")
+    run.steps = run.steps if step is None else step
+    if event == "train":
+        run.training.add(line)
+    elif event == "evaluate":
+        _take_evaluation(run, line, step)
+    elif event == "look":
+        _, row = _measured(line)
+        experience = values.whole(line.get("experience"))
+        if experience is None or step is None:
+            raise ValueError
+        run.looks.append(Look(experience, row, step))
+    elif event == "extend":
+        run.baseline, run.tests = values.row(line.get("baseline")), values.positions(line.get("tests"))
+
+
+def _measured(line: Mapping[str, Any]) -> tuple[str, Row]:
+    """The primary metric of an evaluation and its values."""
+    metric = next((key for key, value in line.items() if isinstance(value, list) and key not in NO_METRIC), None)
+    row = values.row(line.get(metric)) if metric else None
+    if metric is None or row is None:
         raise ValueError
-    if not -1 <= after < max(len(row), len(run.tests), 1):
+    return text(metric), row
+
+
+def _take_evaluation(run: RunData, line: Mapping[str, Any], step: int | None) -> None:
+    metric, row = _measured(line)
+    after = line.get("experience")
+    if type(after) is not int or not -1 <= after < max(len(row), len(run.tests), 1):
         raise ValueError
-    run.metric = text(metric)
+    run.metric = metric
     if after < 0:
-        run.baseline, run.tests = row, _positions(line.get("tests"))
+        run.baseline, run.tests = row, values.positions(line.get("tests"))
         _take_kind(run, line)
         return
     run.matrix += [[None] * len(row) for _ in range(after + 1 - len(run.matrix))]
-    run.matrix[after] = row
-    run.summary = _numbers(line.get("summary"))
+    run.ends += [None] * (after + 1 - len(run.ends))
+    run.matrix[after], run.ends[after] = row, step
+    run.summary = values.numbers(line.get("summary"))
+    if kept := values.numbers(line.get("memory")):
+        run.kept[after] = kept
 
 
 def _take_kind(run: RunData, content: Mapping[str, Any]) -> None:
@@ -328,36 +368,10 @@ def _take_kind(run: RunData, content: Mapping[str, Any]) -> None:
     run.new_classes = told if isinstance(told, bool) else run.new_classes
 
 
-def _positions(value: Any) -> list[int]:
-    """Whole numbers from 0, or an empty list where they are no such."""
-    if isinstance(value, list) and all(type(n) is int and 0 <= n < len(value) for n in value):
-        return value
-    return []
-
-
 def _last_seconds(path: Path) -> float | None:
     """How long a run has taken, by the last whole line of ``timings.jsonl``."""
     try:
         lines = (path / "timings.jsonl").read_bytes().split(b"\n")[:-1]
-        return _number(json.loads(lines[-1])["at_seconds"])
+        return values.number(json.loads(lines[-1])["at_seconds"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def _row(value: Any) -> Row | None:
-    """A row of the matrix: numbers and nulls; None where it is no such thing."""
-    return [_number(item) for item in value] if isinstance(value, list) and value else None
-
-
-def _numbers(value: Any) -> dict[str, float | None]:
-    return {str(key): _number(item) for key, item in value.items()} if isinstance(value, Mapping) else {}
