@@ -216,6 +216,8 @@ def cut(scenario: Scenario, train: int, test: int) -> Scenario:
         few(scenario.test_stream, places, test),
         few(scenario.valid_stream, range(min(WALKED, len(scenario.valid_stream))), test),
         tuple(places.index(j) for j in tested) if scenario.tests else (),
+        scenario.single_pass,
+        {name: few(stream, places, test) for name, stream in scenario.slices.items()},
     )
 
 

@@ -221,6 +221,7 @@ class Scenario:
     Args:
         tests: for each training experience the position in the test stream of what it teaches, for streams in which
             tasks return and the test stream is shorter; empty where it is the same position.
+        single_pass: each sample is meant to be seen once (online learning).
         slices: further tests by name, each with a counterpart of every experience of the test stream: only some of its
             questions, or others about the same. They are measured and recorded, and do not enter the matrix.
     """

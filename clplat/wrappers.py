@@ -7,7 +7,7 @@ Where the samples of an experience go on from one another (``Spec.contiguous``) 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
@@ -22,8 +22,7 @@ from clplat.scenario import Experience, LazyStream, Scenario, TensorData, joined
 
 def _with(scenario: Scenario, **changed: Any) -> Scenario:
     """The scenario with other streams; as a plain one, since a family's own class is built from its options."""
-    names = ("spec", "train_stream", "test_stream", "valid_stream", "tests", "single_pass")
-    return Scenario(**{name: getattr(scenario, name) for name in names} | changed)
+    return Scenario(**{field.name: getattr(scenario, field.name) for field in fields(Scenario)} | changed)
 
 
 def _train(scenario: Scenario, change: Callable[[int, Experience], TensorData]) -> Scenario:
@@ -54,6 +53,7 @@ def reordered(scenario: Scenario, seed: int, order: Literal["random", "reversed"
         changed["valid_stream"] = moved("valid", scenario.valid_stream)
     if scenario.tested == tuple(range(n)) and len(scenario.test_stream) == n:
         changed["test_stream"] = moved("test", scenario.test_stream)
+        changed["slices"] = {name: moved("test", part) for name, part in scenario.slices.items()}
     else:
         changed["tests"] = tuple(scenario.tested[j] for j in places)
     return _with(scenario, **changed)

@@ -10,14 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from clplat.metrics.dynamics import largest_lyapunov_exponent
 from clplat.scenarios.forecasting import Cut, Forecasting, evenly, refuse
 
 Step = Callable[[Tensor], Tensor]
 
 
 class Chaos(Forecasting):
-    """A stream over a chaotic system: what :func:`clplat.metrics.dynamics.largest_lyapunov_exponent` and a roll-out in
-    closed loop need. ``interval`` is the time between steps of a sample."""
+    """A stream over a chaotic system, whose Lyapunov exponent can be asked for. ``interval`` is the time between steps
+    of a sample."""
 
     interval: float
 
@@ -32,6 +33,12 @@ class Chaos(Forecasting):
     def observe(self, state: Tensor) -> Tensor:
         """What is seen of a state."""
         return state
+
+    def lyapunov_exponent(self, regime: int, *, paths: int = 16, steps: int = 600) -> float:
+        """The largest, of a regime, within some hundredths for systems that part quickly."""
+        source = torch.Generator().manual_seed(0)  # a fact of the system, not of the run
+        begin = self.begin(regime, paths, source)
+        return largest_lyapunov_exponent(self.step(regime), begin, interval=self.interval, steps=steps, source=source)
 
 
 def path(step: Step, state_ND: Tensor, steps: int) -> Tensor:

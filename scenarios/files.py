@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clplat import signature, yamlfile
-from clplat.data import folders, images, tables, text
+from clplat.data import folders, images, readers, tables, text
 from clplat.data.folders import MANIFEST
 from clplat.data.images import Images
 from clplat.data.options import Options
@@ -118,7 +118,7 @@ class _Folder:
         if not root.exists():
             raise MissingError(f"scenario.root={root}: nothing is there")
         patterns = {
-            "tables": tuple(f"*{suffix}" for suffix in tables.SUFFIXES),
+            "tables": tuple(f"*{suffix}" for suffix in readers.SUFFIXES),
             "images": tuple(f"*{suffix}" for suffix in _IMAGES),
             "texts": (pattern.lower(),) if pattern else _TEXTS,
         }
@@ -150,10 +150,10 @@ class _Folder:
         ]
 
     def _text(self, path: Path) -> Document:
-        return Document(str(path), text.decode(tables.content(path), str(path), self.encoding))
+        return Document(str(path), text.decode(readers.content(path), str(path), self.encoding))
 
     def _read(self, path: Path) -> Table:
-        table = tables.read(path, delimiter=self.delimiter, encoding=self.encoding)
+        table = readers.read(path, delimiter=self.delimiter, encoding=self.encoding)
         if self.images is None:
             return table
         named = [path.parent / name for name in tables.texts(table, self.images, table.column(self.images, "images"))]

@@ -62,12 +62,6 @@ def chosen(n: int, options: int, many: int, source: torch.Generator) -> Tensor:
     return torch.rand((n, options), generator=source).topk(many, 1).indices
 
 
-def to_the_end(x_NT: Tensor, used_N: Tensor) -> Tensor:
-    """Rows of which only the first ``used`` entries count, with these moved to the end, all others before them."""
-    T = x_NT.shape[1]
-    return x_NT.gather(1, (torch.arange(T) + used_N[:, None]) % T)
-
-
 def held_out(x_NT: Tensor, seed: int, one_in: int = 5) -> Tensor:
     """Which samples of short sequences belong to the test, (N,): about one in ``one_in`` of all that are possible, told
     by the sequence itself, so that none is in train and test however few there are.

@@ -62,9 +62,7 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, Any]
         else:
             found = datasets.load_dataset(str(folder) if folder.is_dir() else name, config, revision=revision)
     except (OSError, ImportError) as error:
-        raise MissingError(
-            f"huggingface:{name} could not be loaded ({_said(error)}): give its name, or a folder"
-        ) from error
+        raise MissingError(f"huggingface:{name} could not be loaded: {_said(error)}") from error
     except (ValueError, RuntimeError, TypeError) as error:
         raise UsageError(f"huggingface:{name}: the library refuses: {_said(error)}") from error
     return dict(found) if isinstance(found, dict) else {"train": found}
@@ -108,9 +106,9 @@ class _Splits:
             if isinstance(feature, Image):
                 pictures[column] = _pictures(rows.select_columns([column]), column, name)
             elif isinstance(feature, ClassLabel):
-                plain[column] = [feature.names[i] if i is not None and i >= 0 else None for i in rows[column]]
+                plain[column] = [feature.names[i] if i is not None and i >= 0 else None for i in rows[column][:]]
             else:
-                plain[column] = list(rows[column])
+                plain[column] = rows[column][:]  # a slice is read at once, an iterator row by row
         return from_values(name, plain).with_columns(pictures)
 
 

@@ -35,7 +35,7 @@ class Naturalistic(Scenario):
         exponent: of the power.
         offset: visits added to the lag under the power.
         decay: visits in which the exponential falls to 1/e.
-        introduce: when tasks are seen first: spread evenly over the visits, or all of them first.
+        introduction: when tasks are seen first: spread evenly over the visits, or all of them first.
         test: share of the samples of each class that is kept for testing.
         validation: share that is kept for the validation stream.
     """
@@ -51,7 +51,7 @@ class Naturalistic(Scenario):
         exponent: float = 1.0,
         offset: float = 0.0,
         decay: float = 1.0,
-        introduce: Literal["spread", "first"] = "spread",
+        introduction: Literal["spread", "first"] = "spread",
         test: float = 0.2,
         validation: float = 0.0,
     ) -> None:
@@ -74,6 +74,6 @@ class Naturalistic(Scenario):
         else:
             base = SplitDigits(seed, setting=setting, experiences=tasks, test=test, validation=validation)
         law = {"exponent": exponent, "offset": offset, "decay": decay}
-        self.visits = recurrence.visits(met, experiences, environment, seed, introduce=introduce, **law)
+        self.visits = recurrence.visits(met, experiences, environment, seed, introduce=introduction, **law)
         built = wrappers.recurring(base, seed, self.visits, "split")
         super().__init__(built.spec, built.train_stream, built.test_stream[:met], built.valid_stream[:met], built.tests)

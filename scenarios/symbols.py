@@ -42,11 +42,13 @@ def asked_where(experiences: Iterable[Experience], where: Callable[[Tensor, Tens
     Args:
         where: (x, y) -> a mask of y.
     """
-    parts = []
-    for data in (experience.dataset for experience in experiences):
-        y = torch.where(where(data.x, data.y), data.y, IGNORED)
-        parts.append(TensorData(data.x, y, data.task))
-    return stream("test", parts)
+    parts = [experience.dataset for experience in experiences]
+    return stream("test", [asking(data, where(data.x, data.y)) for data in parts])
+
+
+def asking(data: TensorData, asked: Tensor) -> TensorData:
+    """The same samples, asking only some of what they ask."""
+    return TensorData(data.x, torch.where(asked, data.y, IGNORED), data.task)
 
 
 def dirichlet(alpha_A: Tensor, n: int, source: Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""docs/strategies.md and docs/backbones.md are what conf/ and the source say."""
+"""docs/strategies.md, docs/backbones.md and docs/scenarios.md are what conf/ and the source say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clplat import registry
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("script", ["docs_strategies", "docs_backbones"])
+@pytest.mark.parametrize("script", ["docs_strategies", "docs_backbones", "docs_scenarios"])
 def test_the_page_is_up_to_date(script: str) -> None:
     path = ROOT / "scripts" / script
     found = subprocess.run([sys.executable, str(path), "--check"], capture_output=True, text=True, check=False)
@@ -32,3 +32,11 @@ def test_every_backbone_has_its_section() -> None:
     sections = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
     names = registry.names("backbone")
     assert sorted(section for section in sections if section in names) == names
+
+
+def test_every_scenario_has_its_section_and_every_picture_is_there() -> None:
+    page = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    sections = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
+    assert sorted(sections) == registry.names("scenario")
+    pictures = {line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
+    assert pictures == {f"scenarios/{path.name}" for path in (ROOT / "docs" / "scenarios").glob("*.svg")}

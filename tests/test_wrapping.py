@@ -14,6 +14,7 @@ import clplat
 from clplat import registry, wrapping
 from clplat.build import build
 from clplat.config import compose
+from clplat.dryrun import cut
 from clplat.errors import UsageError
 from clplat.ranks import Ranks
 from clplat.scenario import Experience, LazyData, LazyStream, Scenario, Spec, TensorData, stream
@@ -346,3 +347,12 @@ def test_problems_come_all_at_once() -> None:
     with pytest.raises(UsageError) as error:
         wrapping.Wrapping(share=0.0, online=0)
     assert len(error.value.messages) == 2
+
+
+def test_a_dry_run_keeps_tests_with_what_they_test() -> None:
+    scenario = wrapped(0, numbered("task"), returns="power", visits=80)
+    small = cut(scenario, 6, 3)
+    assert len(small.train_stream) == len(small.tested) < 80
+    for i, (experience, j) in enumerate(zip(small.train_stream, small.tested, strict=True)):
+        assert len(experience.dataset) == 6
+        assert small.test_stream[j].task_label == experience.task_label == scenario.tested[i]

@@ -70,16 +70,26 @@ def _print(loaded: Sequence[RunData], found: Sequence[Group]) -> None:
 
 
 def _write(target: Path, loaded: Sequence[RunData], found: Sequence[Group]) -> Path:
-    """Write the page; a file that is no report of ours is left alone."""
-    from clplat.report.page import GENERATOR, page
+    """Write the page, in a folder with plotly.js beside it; a file that is no report of ours is left alone."""
+    from clplat.report import page
+
+    if target.suffix in (".html", ".htm"):
+        _put(target, page.page(loaded, found), page.GENERATOR)
+        return target
+    path = target / "index.html"
+    _put(path, page.page(loaded, found, beside=True), page.GENERATOR)
+    _put(target / page.SCRIPT, page.plotly(), "plotly.js")
+    return path
+
+
+def _put(path: Path, content: str, ours: str) -> None:
+    """Write a file; one that is there already must say near its beginning that it is such a one."""
     from clplat.tracking.directory import write_atomic
 
-    path = target if target.suffix in (".html", ".htm") else target / "index.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and GENERATOR.encode() not in path.read_bytes()[:1000]:
+        if path.exists() and ours.encode() not in path.read_bytes()[:1000]:
             raise UsageError(f"{path} is there already and no report of clplat; it was not touched")
-        write_atomic(path, page(loaded, found))
+        write_atomic(path, content)
     except OSError as error:
         raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from None
-    return path

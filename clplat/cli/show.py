@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,12 @@ from clplat.options import plain, shown, spell
 from clplat.registry import Entry
 
 EPILOG = flags.examples(
-    "clplat show ewc", "clplat show default --group trainer", "clplat show run", "clplat show adam --json"
+    "clplat show ewc",
+    "clplat show default --group trainer",
+    "clplat show run",
+    "clplat show adam --json",
+    "clplat show lorenz96 --plot",
+    "clplat show mqar --plot pairs.svg",
 )
 
 
@@ -24,6 +30,11 @@ def show(
     group: Annotated[
         str | None, typer.Option("--group", metavar="G", help="Its group, where a name is ambiguous.")
     ] = None,
+    plot: Annotated[
+        bool,
+        typer.Option("--plot", help="Scenarios only: draw a few samples as NAME.svg, or as the file named after it."),
+    ] = False,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE.svg]", help="With --plot: where to draw.")] = None,
     as_json: flags.Json = False,
     config_dir: flags.ConfigDir = None,
 ) -> None:
@@ -34,6 +45,9 @@ def show(
     for folder in config_dir or ():
         registry.add_config_dir(folder)
     entry = _find(name, group)
+    if plot or file is not None:
+        _plot(entry, plot, file)
+        return
     if as_json:
         print(json.dumps(_as_dict(entry), indent=2))
         return
@@ -61,6 +75,24 @@ def show(
     else:
         print("no options")
     print(f"\nExample: {_example(entry)}")
+
+
+def _plot(entry: Entry, wanted: bool, file: Path | None) -> None:
+    if not wanted:
+        raise UsageError(f"{file}: a file is written with --plot only")
+    if entry.group != "scenario":
+        raise UsageError(f"--plot draws samples of a scenario, and {entry.name} is a {entry.group}")
+    file = file or Path(f"{entry.name.replace(':', '-')}.svg")
+    if file.suffix != ".svg":
+        raise UsageError(f"{file}: pictures are written as .svg")
+    from clplat import picture
+
+    text = picture.svg(entry.build(0), entry.name)
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    print(f"drawn: {file}")
 
 
 def _find(name: str, group: str | None) -> Entry:

@@ -36,7 +36,7 @@ class OwnData(Options, Scenario):
     ``names`` are the names of the experiences, where they have any, ``class_names`` those of the classes.
 
     Args:
-        source: what reads the data; called with nothing known of the kind.
+        source: makes what reads the data; told whether it is to read texts as language.
     """
 
     settings = ("class", "task", "domain")

@@ -1,24 +1,17 @@
-"""Tables: named columns of numbers, texts or images, whatever file they came from."""
+"""Tables: named columns of numbers, texts or images, whatever they were read from."""
 
 from __future__ import annotations
 
-import csv
 import datetime
 import decimal
-import io
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clplat.data.images import Images
-from clplat.data.text import decode
-from clplat.errors import MissingError, UsageError, suggestion
-
-SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".npy")
+from clplat.errors import UsageError, suggestion
 
 Column = np.ndarray | Images
 
@@ -52,7 +45,7 @@ class Table:
 
     def with_columns(self, columns: Mapping[str, Column]) -> Table:
         """The same rows with more columns, or others in their place."""
-        return _checked(Table(self.name, {**self.columns, **columns}, self.where))
+        return checked(Table(self.name, {**self.columns, **columns}, self.where))
 
     def rows(self, index: np.ndarray) -> Table:
         """Some of the rows."""
@@ -107,7 +100,7 @@ def from_values(name: str, values: Mapping[str, Sequence[Any]], where: Callable[
     """
     place = where or (lambda i: f"{name}: row {i + 1}")
     columns = {key: _array(key, list(column), place) for key, column in values.items()}
-    return _checked(Table(name, columns, place))
+    return checked(Table(name, columns, place))
 
 
 def _array(key: str, values: list[Any], where: Callable[[int], str]) -> np.ndarray:
@@ -120,16 +113,17 @@ def _array(key: str, values: list[Any], where: Callable[[int], str]) -> np.ndarr
         array = np.array(values)
         if array.dtype.kind in "biuf":
             return array
-    return _texts(values)
+    return as_texts(values)
 
 
-def _objects(values: Sequence[Any]) -> np.ndarray:
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """A column of whatever the values are."""
     found = np.empty(len(values), dtype=object)
     found[:] = values
     return found
 
 
-def _texts(values: Iterable[Any]) -> np.ndarray:
+def as_texts(values: Iterable[Any]) -> np.ndarray:
     """Numbers, dates and texts as texts; what is none of them is left for whoever asks for it."""
 
     def plain(value: Any) -> Any:
@@ -137,7 +131,7 @@ def _texts(values: Iterable[Any]) -> np.ndarray:
             return value.isoformat()
         return str(value) if isinstance(value, (int, float, decimal.Decimal, np.number)) else value
 
-    return _objects(list(map(plain, values)))
+    return objects(list(map(plain, values)))
 
 
 def _text(table: Table, name: str, i: int, value: Any) -> str:
@@ -157,7 +151,12 @@ def _is_even(value: Any) -> bool:
     return True
 
 
-def _checked(table: Table) -> Table:
+def checked(table: Table) -> Table:
+    """The table itself.
+
+    Raises:
+        UsageError: it has no column or no row, or its columns are not of equal length.
+    """
     if not table.columns:
         raise UsageError(f"{table.name}: there is no column in it")
     lengths = {name: len(column) for name, column in table.columns.items()}
@@ -168,119 +167,16 @@ def _checked(table: Table) -> Table:
     return table
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- columns ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, *, delimiter: str = "auto", encoding: str = "utf-8") -> Table:
-    """The table in a file: CSV, TSV, Parquet, NPZ or NPY.
-
-    Raises:
-        UsageError: it is not what its name says, is empty, or its rows are of different lengths.
-        MissingError: it is Parquet, and pyarrow is not installed.
-    """
-    if path.suffix.lower() in (".npz", ".npy"):
-        return _checked(_read_numpy(path))
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path)
-    if delimiter == "auto":
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    return _read_csv(path, delimiter, encoding)
-
-
-def content(path: Path) -> bytes:
-    """The bytes of a file that must have some."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MissingError(f"{path}: {error.strerror}") from None
-    if not raw:
-        raise UsageError(f"{path}: the file is empty")
-    return raw
-
-
-def _read_csv(path: Path, delimiter: str, encoding: str) -> Table:
-    text = decode(content(path), str(path), encoding)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise UsageError(f"{path}:{reader.line_num}: {error}") from None
-    if not rows:
-        raise UsageError(f"{path}: the file has no line that is not blank")
-    names = [name.strip() for name in rows.pop(0)]
-    first = lines.pop(0)
-    _check_header(path, first, names, delimiter)
-    for line, row in zip(lines, rows, strict=True):
-        if len(row) != len(names):
-            raise UsageError(f"{path}:{line}: {len(row)} values, but there are {len(names)} columns")
-    columns = {}
-    for name, cells in zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True):
-        columns[name] = _objects(cells)
-    return _checked(Table(str(path), columns, lambda i: f"{path}:{lines[i]}"))
-
-
-def _check_header(path: Path, line: int, names: list[str], delimiter: str) -> None:
-    others = [other for other in ",;\t|" if other != delimiter and other in "".join(names)]
-    if len(names) == 1 and others:
-        other = "tab" if others[0] == "\t" else others[0]
-        raise UsageError(f"{path}:{line}: there is one column only; is scenario.delimiter='{other}'?")
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise UsageError(f"{path}:{line}: two columns are called '{min(twice)}'")
-    if all(_is_number(name) for name in names):
-        raise UsageError(f"{path}:{line}: the first line should have the names of the columns, not numbers")
-
-
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text can be read as a number, finite or not."""
     try:
         float(text)
     except ValueError:
         return False
     return True
-
-
-def _read_numpy(path: Path) -> Table:
-    try:
-        loaded = np.load(io.BytesIO(content(path)), allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        said = "it holds Python objects, which are not read" if "allow_pickle" in str(error) else str(error)
-        raise UsageError(f"{path}: no arrays can be read from it: {said}") from None
-    if isinstance(arrays, np.ndarray):
-        if arrays.dtype.names:
-            arrays = {name: arrays[name] for name in arrays.dtype.names}
-        elif arrays.ndim in (1, 2):
-            arrays = {str(i): column for i, column in enumerate(arrays.reshape(len(arrays), -1).T)}
-        else:
-            raise UsageError(f"{path}: an array of {arrays.ndim} dimensions is no table; put it into an NPZ file as x")
-    for name, array in arrays.items():
-        if not array.ndim:
-            raise UsageError(f"{path}: '{name}' is a single value, not a column")
-        if array.dtype.kind not in "biufUMSO":
-            raise UsageError(f"{path}: '{name}' holds {array.dtype}, which is neither numbers nor texts")
-        if array.dtype.kind in "US":
-            arrays[name] = _texts((np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array).tolist())
-    return Table(str(path), arrays, lambda i: f"{path}: row {i + 1}")
-
-
-def _read_parquet(path: Path) -> Table:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise MissingError(f"{path}: Parquet files need pyarrow: pip install 'clplat[parquet]'") from None
-    try:
-        loaded = parquet.read_table(io.BytesIO(content(path)))
-    except (ArrowException, OSError) as error:
-        raise UsageError(f"{path}: no Parquet can be read from it: {' '.join(str(error).split())[:200]}") from None
-    return from_values(str(path), {name: loaded.column(i).to_pylist() for i, name in enumerate(loaded.column_names)})
-
-
-# --- columns ---------------------------------------------------------------------------------------------------------
 
 
 def _flat(table: Table, name: str, column: Column) -> np.ndarray:
@@ -306,7 +202,7 @@ def numbers(table: Table, name: str, column: Column, hint: str = "") -> np.ndarr
         for i, value in enumerate(column):
             if value is None or not str(value).strip():
                 raise UsageError(f"{table.where(i)}: '{name}' is missing") from None
-            if not _is_number(str(value)):
+            if not is_number(str(value)):
                 said = f"'{name}' is {str(value)[:40]!r}, which is not a number"
                 raise UsageError(f"{table.where(i)}: {said}{hint}") from None
         raise UsageError(f"{table.name}: '{name}' is not numbers") from None
@@ -333,7 +229,7 @@ def labels(table: Table, name: str, column: Column) -> list[str]:
     for i, label in enumerate(found):
         if label.lower() in ("", "nan", "none"):
             raise UsageError(f"{table.where(i)}: '{name}' is {label or 'empty'!r}: a label is missing")
-    if all(map(_is_number, found)):
+    if all(map(is_number, found)):
         for i, label in enumerate(found):
             if not float(label).is_integer():
                 raise UsageError(
@@ -352,7 +248,7 @@ def times(table: Table, name: str, column: Column) -> np.ndarray:
     column = _flat(table, name, column)
     if column.dtype.kind == "M":
         column = column.astype("datetime64[us]").astype(np.int64) / 1e6
-    if column.dtype.kind in "biuf" or all(_is_number(str(value)) for value in column):
+    if column.dtype.kind in "biuf" or all(is_number(str(value)) for value in column):
         return numbers(table, name, column)
     found = np.empty(len(column))
     zones = set()

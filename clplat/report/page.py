@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no server, no network.
+"""The report as a page that needs no server and no network: one HTML file, or one with plotly.js beside it.
 
 Names and values come from run directories that may be anybody's. Text is escaped, figures are data and no script, and
 the page's own policy lets a browser run the two scripts that are written here and nothing else.
@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clplat import yamlfile
-from clplat.report import figures, tables
+from clplat.report import tables
 from clplat.report.compare import Group
 from clplat.report.runs import RunData
+from clplat.report.views import VIEWS
 
 GENERATOR = '<meta name="generator" content="clplat report">'
+SCRIPT = "plotly.min.js"  # beside the page, where it is not inside
 OPEN_UP_TO = 3  # runs whose figures are drawn at once; of more each is drawn when it is opened
 
 _STYLE = """
@@ -30,6 +32,7 @@ details { border-top: 1px solid #ddd; padding: 0.6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
 .problem { color: #a33; }
+.missing { color: #666; margin: 0.2rem 0; }
 """
 
 _SCRIPT = """
@@ -52,14 +55,25 @@ document.querySelectorAll("section > [data-figure]").forEach(draw);
 """
 
 
-def page(runs: Sequence[RunData], found: Sequence[Group]) -> str:
-    """The whole page, plotly.js included."""
+def plotly() -> str:
+    """plotly.js."""
     from plotly.offline import get_plotlyjs
 
-    scripts = [get_plotlyjs(), _SCRIPT]
+    return str(get_plotlyjs())
+
+
+def page(runs: Sequence[RunData], found: Sequence[Group], *, beside: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        beside: plotly.js lies beside the page under the name :data:`SCRIPT`, and is not inside.
+    """
+    scripts = [_SCRIPT] if beside else [plotly(), _SCRIPT]
     drawn = _Figures()
     body = [f"<h1>{_title(runs)}</h1>", *_overview(runs, found, drawn), *_details(runs, drawn)]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    if beside:  # of the page's own folder; a browser that takes a file's folder for nobody's knows it by its scheme
+        hashes += " 'self' file:"
     # blob: and data: are images that plotly itself draws.
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -75,6 +89,7 @@ def page(runs: Sequence[RunData], found: Sequence[Group]) -> str:
             f"<style>{_STYLE}</style>\n</head>\n<body>",
             *body,
             *drawn.blocks,
+            *([f'<script src="{SCRIPT}"></script>'] if beside else []),
             *(f"<script>{script}</script>" for script in scripts),
             "</body>\n</html>\n",
         ]
@@ -88,10 +103,10 @@ class _Figures:
     def __init__(self) -> None:
         self.blocks: list[str] = []
 
-    def place(self, figure: dict[str, Any]) -> str:
+    def place(self, view: str, figure: dict[str, Any]) -> str:
         name = f"figure-{len(self.blocks)}"
         self.blocks.append(f'<script type="application/json" id="{name}">{_data(figure)}</script>')
-        return f'<div data-figure="{name}"></div>'
+        return f'<div data-figure="{name}" data-view="{view}"></div>'
 
 
 def _data(value: Any) -> str:
@@ -119,8 +134,7 @@ def _overview(runs: Sequence[RunData], found: Sequence[Group], drawn: _Figures) 
     over_seeds = tables.seeds(found)
     if over_seeds is not None:
         yield f"<h2>Over seeds</h2>\n<p>Mean ± sample standard deviation of runs that are done.</p>{_table(over_seeds)}"
-    if any(run.matrix for run in runs):
-        yield drawn.place(figures.average_seen(runs))
+    yield from _views(runs, drawn, each=False)
     yield "</section>"
 
 
@@ -128,11 +142,7 @@ def _details(runs: Sequence[RunData], drawn: _Figures) -> Iterator[str]:
     for run in runs:
         is_open = " open" if len(runs) <= OPEN_UP_TO else ""
         yield f"<details{is_open}><summary>{html.escape(run.label)} ({html.escape(run.state)})</summary>"
-        if run.matrix or run.baseline:
-            yield drawn.place(figures.matrix(run))
-            yield drawn.place(figures.curves(run))
-        else:
-            yield "<p>Nothing has been evaluated yet.</p>"
+        yield from _views([run], drawn, each=True)
         if run.reasons:
             reasons = "; ".join(f"no {name}: {reason}" for name, reason in run.reasons.items())
             yield f"<p>{html.escape(reasons)}</p>"
@@ -140,6 +150,19 @@ def _details(runs: Sequence[RunData], drawn: _Figures) -> Iterator[str]:
             config = html.escape(yamlfile.dump(run.config))
             yield f"<details><summary>configuration</summary><pre>{config}</pre></details>"
         yield "</details>"
+
+
+def _views(runs: Sequence[RunData], drawn: _Figures, *, each: bool) -> Iterator[str]:
+    """The figures that there are, then a line for each that there is not."""
+    missing = []
+    for view in VIEWS:
+        if view.each == each:
+            figure = view.figure(runs)
+            if isinstance(figure, str):
+                missing.append(f'<p class="missing">{html.escape(f"{view.title}: {figure}")}</p>')
+            else:
+                yield drawn.place(view.key, figure)
+    yield from missing
 
 
 def _table(table: tables.Table) -> str:

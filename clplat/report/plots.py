@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clplat.report.figures import COLOURS, Figure, label, layout
+from clplat.report.figures import Figure, colour, label, layout
 
 Values = Sequence[float | None]
 
@@ -27,7 +27,7 @@ def points(title: str, x: str, y: str, groups: Mapping[str, tuple[Sequence[Any],
 def bars(title: str, x: str, y: str, groups: Mapping[str, tuple[Sequence[Any], Values]]) -> Figure:
     """Bars side by side, one colour for each name."""
     data = [
-        {"type": "bar", "name": label(name), "x": list(xs), "y": list(ys), "marker": {"color": _colour(n)}}
+        {"type": "bar", "name": label(name), "x": list(xs), "y": list(ys), "marker": {"color": colour(n)}}
         for n, (name, (xs, ys)) in enumerate(groups.items())
     ]
     return {"data": data, "layout": _layout(title, x, y, len(data), False)}
@@ -49,20 +49,16 @@ def cells(
     return {"data": [trace], "layout": made}
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
-
-
 def _trace(number: int, name: str, xs: Sequence[Any], ys: Values, mode: str) -> Figure:
-    colour = {"color": _colour(number)}
+    drawn_in = {"color": colour(number)}
     return {
         "type": "scatter",
         "mode": mode,
         "name": label(name),
         "x": list(xs),
         "y": list(ys),
-        "line": colour,
-        "marker": colour,
+        "line": drawn_in,
+        "marker": drawn_in,
     }
 
 

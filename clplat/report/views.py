@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clplat.errors import UsageError
 from clplat.metrics.evidence import NotMeasuredError
-from clplat.report import figures
+from clplat.report import figures, figures_answers, figures_compare, figures_record
 from clplat.report.figures import Figure
 from clplat.report.runs import RunData, text
 
@@ -56,7 +56,25 @@ def _all(key: str, title: str, draw: Callable[[Sequence[RunData]], Figure]) -> V
 
 
 VIEWS = (
-    _all("average", "Mean over the experiences seen", figures.average_seen),
+    _all("average", "Mean over the experiences seen", figures_compare.average_seen),
+    _all("strategies", "Strategies", figures_compare.strategies),
+    _all("forgetting", "Forgetting by experience", figures_compare.forgetting),
+    _all("memory-cost", "Against memory", figures_compare.against_memory),
+    _all("time-cost", "Against time", figures_compare.against_time),
+    _all("state-cost", "Against the size of the state", figures_compare.against_state),
+    _all("config", "Configurations", figures_compare.configurations),
     _each("matrix", "Accuracy matrix", figures.matrix),
     _each("curves", "Each experience over the run", figures.curves),
+    _each("gap", "Stability gap", figures.gap),
+    _each("blocks", "Confusion of experiences", figures_answers.blocks),
+    _each("classes", "Confusion of classes", figures_answers.classes),
+    _each("memory", "What the memory holds", figures_record.memory),
+    _each("rehearsal", "Rehearsal, expected and realised", figures_record.rehearsal),
+    _each("prompts", "Prompts chosen", figures_record.prompts),
+    _each("losses", "Loss terms", figures_record.losses),
+    _each("penalties", "Terms of the strategy", figures_record.penalties),
+    _each("importance", "Importances by parameter", figures_record.importance),
+    _each("seconds", "Seconds by phase", figures_record.seconds),
+    _each("throughput", "Samples a second", figures_record.throughput),
+    _each("jobs", "Starts of the run", figures_record.jobs),
 )

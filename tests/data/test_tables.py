@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clplat.data import tables
-from clplat.data.tables import Table, from_values, join, labels, numbers, read, times
+from clplat.data import readers
+from clplat.data.readers import read
+from clplat.data.tables import Table, from_values, join, labels, numbers, times
 from clplat.errors import MissingError, UsageError
 
 
@@ -210,4 +211,4 @@ def test_unknown_columns_are_suggested() -> None:
 
 def test_a_file_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="No such file"):
-        tables.content(tmp_path / "nothing.csv")
+        readers.content(tmp_path / "nothing.csv")

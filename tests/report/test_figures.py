@@ -9,7 +9,7 @@ import re
 import plotly.graph_objects as go
 import pytest
 
-from clplat.report import compare, figures
+from clplat.report import compare, figures, figures_compare
 from clplat.report.page import page
 from clplat.report.runs import RunData, load, load_runs
 
@@ -27,7 +27,10 @@ def test_the_matrix_is_split_at_the_diagonal(make):
     assert seen["text"] == [["", ""], ["0.900", ""], ["0.600", "0.800"]]
     assert coming["text"][0] == ["0.100", "0.125"]
     assert (seen["zmin"], seen["zmax"]) == (0.0, 1.0)
-    assert figure["layout"]["yaxis"]["autorange"] == "reversed"
+    assert figure["layout"]["yaxis"]["range"] == [2.5, -0.5]
+    steps = figure["layout"]["sliders"][0]["steps"]
+    assert [step["label"] for step in steps] == ["start", "1", "2"]
+    assert steps[1]["args"] == [{"yaxis.range": [1.5, -0.5], "yaxis.domain": [pytest.approx(1 / 3), 1]}]
 
 
 def test_a_metric_that_should_be_small(make):
@@ -51,13 +54,19 @@ def test_the_curves(make, tmp_path):
     make("b", seed=1)
     make("c", strategy={"name": "naive"}, status="running")
     runs = load_runs([tmp_path])
-    figure = figures.average_seen(runs)
+    figure = figures_compare.average_seen(runs)
     go.Figure(figure)
-    assert [trace["name"] for trace in figure["data"]] == ["a", "b", "c"]
+    assert [trace["name"] for trace in figure["data"]] == [
+        "a",
+        "b",
+        "ewc (mean of 2), 95%",
+        "ewc (mean of 2)",
+        "c (naive)",
+    ]
     assert figure["data"][0]["x"] == [1, 2]
     assert figure["data"][0]["y"] == pytest.approx([0.9, 0.7])
-    colours = [trace["line"]["color"] for trace in figure["data"]]
-    assert colours[0] == colours[1] != colours[2]
+    colours = [trace["line"].get("color") for trace in figure["data"]]
+    assert colours[0] == colours[1] == colours[3] != colours[4]
     each = figures.curves(runs[0])
     go.Figure(each)
     assert [trace["y"] for trace in each["data"]] == [[0.1, 0.9, 0.6], [0.125, None, 0.8]]
@@ -67,11 +76,11 @@ def test_the_curves(make, tmp_path):
 def test_names_are_no_markup_in_figures(make):
     run = load(make("one"))
     run.label = run.metric = HOSTILE
-    for figure in (figures.matrix(run), figures.curves(run), figures.average_seen([run])):
+    for figure in (figures.matrix(run), figures.curves(run), figures_compare.average_seen([run])):
         assert "<img" not in json.dumps(figure)
-    assert figures.average_seen([run])["data"][0]["name"].startswith("&lt;/script&gt;&lt;img")
+    assert figures_compare.average_seen([run])["data"][0]["name"].startswith("&lt;/script&gt;&lt;img")
     # The text that plotly fills a hover label with holds no name of ours: it would read %{...} in it.
-    assert all("one" not in trace["hovertemplate"] for trace in figures.average_seen([run])["data"])
+    assert all("one" not in trace["hovertemplate"] for trace in figures_compare.average_seen([run])["data"])
 
 
 class Parsed(html.parser.HTMLParser):
@@ -116,12 +125,27 @@ def test_the_page_is_safe_and_needs_nothing_else(make, tmp_path):
     allowed = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "section", "p", "table", "tr", "th", "td"}
     assert {tag for tag, _ in parsed.tags} <= allowed | {"div", "details", "summary", "pre", "script"}
     keys = {key for _, attrs in parsed.tags for key in attrs}
-    assert keys <= {"lang", "charset", "name", "content", "http-equiv", "data-figure", "type", "id", "open", "class"}
+    assert keys <= {
+        "lang",
+        "charset",
+        "data-view",
+        "name",
+        "content",
+        "http-equiv",
+        "data-figure",
+        "type",
+        "id",
+        "open",
+        "class",
+    }
     assert HOSTILE in parsed.shown
     assert "<s>why</s>" in parsed.shown
     assert "results.json" in parsed.shown
     data = [json.loads(body) for attrs, body in parsed.scripts if attrs.get("type") == "application/json"]
-    assert len(data) == 1 + 2 * 3
+    shown = [attrs["data-view"] for _, attrs in parsed.tags if "data-view" in attrs]
+    assert len(data) == len(shown)
+    assert shown.count("average") == 1
+    assert shown.count("matrix") == shown.count("curves") == shown.count("losses") == 3
     for figure in data:
         go.Figure(figure)
     code = [body for attrs, body in parsed.scripts if not attrs]
@@ -137,4 +161,4 @@ def test_the_page_is_safe_and_needs_nothing_else(make, tmp_path):
 def test_a_page_of_nothing_yet(make, tmp_path):
     make("one", status="created", lines=[])
     runs = load_runs([tmp_path])
-    assert "Nothing has been evaluated yet." in page(runs, compare.groups(runs))
+    assert "Accuracy matrix: nothing has been evaluated yet" in page(runs, compare.groups(runs))

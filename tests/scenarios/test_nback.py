@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 
 import pytest
 import torch
 import torch.nn.functional as nnf
 
-import clplat
-from clplat import optim
+from clplat.build import Built
+from clplat.build import build as build_run
+from clplat.config import compose
 from clplat.errors import UsageError
+from clplat.loop import Run
 from clplat.metrics import detection
+from clplat.ranks import Ranks
 from clplat.scenario import TensorData
 from clplat.scenarios.nback import NBack
-from clplat.settings import TrainerSettings
 from tests.scenarios.streams import build
 
 
@@ -90,20 +91,53 @@ def test_capacity_is_the_largest_n_up_to_which_all_are_mastered() -> None:
     assert detection.capacity({1: 0.99, 2: 0.97}, threshold=0.95) == 2
 
 
+def trained(backbone: str, epochs: int, *overrides: str) -> Built:
+    """A small network that has seen one n."""
+    one = build_run(
+        compose(
+            [
+                "scenario=n-back",
+                "scenario.experiences=1",
+                "scenario.alphabet=6",
+                "scenario.samples=3000",
+                f"backbone={backbone}",
+                f"trainer.max_epochs={epochs}",
+                "trainer.batch_size=64",
+                "trainer.accelerator=cpu",
+                "trainer.progress=none",
+                *overrides,
+            ]
+        ),
+        Ranks(),
+    )
+    Run(one.learner, one.scenario, eval_settings=one.eval_settings).execute()
+    return one
+
+
+def counted(one: Built) -> dict[str, int]:
+    data = one.scenario.test_stream[0].dataset
+    with torch.no_grad(), one.learner.evaluating():
+        return detection.counts(one.learner.respond(data.x, data.task).logits, data.y)
+
+
 @pytest.mark.slow
 def test_a_gru_learns_two_back_and_a_network_without_memory_stays_at_the_base_rate() -> None:
-    def accuracy(backbone: str, epochs: int) -> float:
-        result = clplat.fit(
-            "naive",
-            NBack(0, experiences=1, first=2, alphabet=6, samples=3000, test_samples=300),
-            backbone,
-            optimizer=functools.partial(optim.adam, lr=1e-2),
-            trainer=TrainerSettings(max_epochs=epochs, batch_size=64, progress="none", accelerator="cpu"),
-        )
-        return float(result["matrix"][0][0])
+    def accuracy(backbone: str, epochs: int, *own: str) -> float:
+        found = counted(trained(backbone, epochs, "scenario.first=2", "optimizer.lr=0.01", *own))
+        return (found["hits"] + found["rejections"]) / sum(found.values())
 
-    assert accuracy("gru", 12) > 0.95
+    assert accuracy("gru", 8, "backbone.hidden=64") > 0.95
     assert abs(accuracy("mlp", 2) - 14 / 22) < 0.05
+
+
+@pytest.mark.slow
+def test_the_larger_n_the_smaller_the_sensitivity_after_the_same_training() -> None:
+    reached = {}
+    for n in range(1, 6):
+        options = (f"scenario.first={n}", "backbone.hidden=32", "optimizer.lr=0.005")
+        reached[n] = detection.sensitivity(**counted(trained("gru", 4, *options)))
+    assert all(reached[n + 1] < reached[n] + 0.1 for n in range(1, 5)), reached
+    assert detection.capacity(reached, threshold=3.5) in (2, 3)
 
 
 @pytest.mark.parametrize(
