@@ -23,6 +23,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
     servers: list[Server] = []
 
     def start(*places: Path, host: str = "127.0.0.1", token: str | None = None) -> Server:
+        (tmp_path / "runs").mkdir(exist_ok=True)
         server = Server(Index(places or [tmp_path / "runs"]), host, 0, token)
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -5,7 +5,7 @@ import {clear, draw, isDark} from "/figures.js";
 const at = (id) => document.getElementById(id);
 const POLL = 2000; // milliseconds between two questions to the server
 const MOST = 50; // runs in a figure; the server refuses more
-const OWN_VIEWS = [{key: "log", title: "Log"}, {key: "config", title: "Configuration"}];
+const OWN_VIEWS = [{key: "log", title: "Log"}, {key: "run", title: "The run in words"}];
 const FIELDS = ["where", "columns", "group", "term"];
 
 const blank = () => ({where: "", columns: "", group: "", term: "", sort: "", view: "overlay", pick: []});
@@ -223,7 +223,7 @@ async function loadPanel(again = false) {
   const asked = words.toString();
   const isNew = again || asked !== shown.asked;
   try {
-    if (state.view === "log" || state.view === "config") {
+    if (state.view === "log" || state.view === "run") {
       if (isNew) clear(at("place"));
       await (state.view === "log" ? loadLog : loadConfig)(subjects()[0], isNew, () => mine === panelTurn);
       if (mine === panelTurn) shown = {asked, version: 0};
