@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from clplat.metrics import labels
+from clplat.metrics.evidence import NotMeasuredError
 from clplat.metrics.runs import known
 from clplat.report import plots
-from clplat.report.figures import Figure
+from clplat.report.figures import NOTHING, Figure
 from clplat.report.runs import RunData
 
 CLASSES = 200  # more rows than a screen has room for
@@ -13,6 +14,8 @@ CLASSES = 200  # more rows than a screen has room for
 
 def blocks(run: RunData) -> Figure:
     """For which experience's classes the samples of each experience were taken after the last experience."""
+    if not run.matrix:
+        raise NotMeasuredError(NOTHING)
     found = labels.confusion_blocks(known(run))
     names = [str(j + 1) for j in found["experiences"]]
     shares = [list(row) for row in found["shares"]]
