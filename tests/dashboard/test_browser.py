@@ -70,6 +70,13 @@ def until(page: Any, expression: str) -> None:
         page.wait_for_timeout(30)
 
 
+def see(page: Any, key: str) -> None:
+    """Choose a view, and wait until it is drawn or has said why not."""
+    page.select_option("#view", key)
+    expect(page.locator("#place")).to_have_attribute("data-view", key)
+    assert page.locator("#place .main-svg, #place .reason, #place pre").count() > 0
+
+
 def names(page: Any) -> list[str]:
     found: list[str] = page.evaluate("[...document.querySelectorAll('#rows tr')].map((row) => row.dataset.run)")
     return found
@@ -139,6 +146,8 @@ def test_filter_sort_and_address(opened):
 @pytest.mark.usefixtures("four")
 def test_groups_are_means_with_bands(opened):
     page = opened()
+    page.fill("#group", "nothing")
+    expect(page.locator("#place .reason")).to_have_text("no run has a 'nothing' to group by")
     page.fill("#group", "strategy")
     until(page, "document.querySelector('#place .figure')?.data?.[0].name.startsWith('strategy=')")
     assert [trace["name"] for trace in traces(page)] == [
@@ -146,8 +155,6 @@ def test_groups_are_means_with_bands(opened):
         "strategy=naive, 95% confidence interval", "strategy=naive (n=2)",
     ]  # fmt: skip
     assert page.locator("#place .scatterlayer .js-fill").count() >= 2
-    page.fill("#group", "nothing")
-    expect(page.locator("#place .reason")).to_have_text("no run has a 'nothing' to group by")
 
 
 @pytest.mark.usefixtures("four")
@@ -172,9 +179,9 @@ def test_picks_and_keys(opened):
     until(page, "document.querySelectorAll('#rows tr').length === 2")
     page.keyboard.press("Escape")
     page.keyboard.press("n")
-    expect(page.locator("#views [aria-selected=true]")).to_contain_text("Loss terms")
+    expect(page.locator("#view")).to_have_value("training")
     page.keyboard.press("p")
-    expect(page.locator("#views [aria-selected=true]")).to_contain_text("runs or groups")
+    expect(page.locator("#view")).to_have_value("overlay")
     page.keyboard.press("?")
     expect(page.locator("dialog")).to_be_visible()
     documented = " ".join(page.locator("dialog dt").all_inner_texts()).split()
@@ -194,7 +201,7 @@ def test_a_run_that_goes_on_is_followed(opened, make):  # noqa: F811
         file.write(json.dumps(LINES[3]) + "\n")
     until(page, "document.querySelector('#place .figure').data[0].y.length === 2")
     expect(page.locator("#rows .status")).to_contain_text("2 evaluated")
-    page.get_by_role("tab", name="Log").click()
+    page.select_option("#view", "log")
     expect(page.locator("#place pre")).to_have_text("the first line\n")
     with open(path / "log.txt", "a", encoding="utf-8") as file:
         file.write("the second line\n")
@@ -230,12 +237,10 @@ def test_dark_and_light(opened):
 def test_every_view_draws_or_says_why_not(opened, make):  # noqa: F811
     make("runs/a")
     page = opened()
-    keys = page.evaluate("[...document.querySelectorAll('#views button')].map((one) => one.dataset.view)")
+    keys = page.evaluate("[...document.getElementById('view').options].map((one) => one.value)")
     assert {"overlay", "training", "average", "matrix", "curves", "log", "run"} <= set(keys)
     for key in keys:
-        page.locator(f"#views [data-view={key}]").click()
-        expect(page.locator(f"#views [data-view={key}]")).to_have_attribute("aria-selected", "true")
-        expect(page.locator("#place .main-svg, #place .reason, #place pre").first).to_be_attached()
+        see(page, key)
         assert page.locator("#place .reason", has_text="cannot be drawn").count() == 0
         assert page.locator("#message.error").count() == 0
 
@@ -246,12 +251,11 @@ def test_hostile_names_are_text(opened, make):  # noqa: F811
     (path / "log.txt").write_text(f"{HOSTILE}\n")
     page = opened("#columns=run,strategy,seed,status&group=strategy")
     assert names(page) == [HOSTILE]
-    keys = page.evaluate("[...document.querySelectorAll('#views button')].map((one) => one.dataset.view)")
+    keys = page.evaluate("[...document.getElementById('view').options].map((one) => one.value)")
     for key in keys:
-        page.locator(f"#views [data-view={key}]").click()
-        expect(page.locator("#place .main-svg, #place .reason, #place pre").first).to_be_attached()
+        see(page, key)
     assert page.locator("img, b").count() == 0
-    page.locator("#views [data-view=log]").click()
+    page.select_option("#view", "log")
     expect(page.locator("#place pre")).to_have_text(f"{HOSTILE}\n")
-    page.locator("#views [data-view=overlay]").click()
+    page.select_option("#view", "overlay")
     expect(page.locator("#place .legendtext")).to_have_text(f"strategy={HOSTILE} (n=1)")

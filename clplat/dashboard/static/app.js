@@ -1,5 +1,4 @@
-// The page of the dashboard. What it shows is a function of `state`, which the address holds, and of what the server
-// says. Names and values are text, whatever is in them: they go into textContent and never into markup.
+// The page: what it shows is a function of `state`, which the address holds, and of what the server says. Names and values are text, whatever is in them: they go into textContent and never into markup.
 import {clear, draw, isDark} from "/figures.js";
 
 const at = (id) => document.getElementById(id);
@@ -194,19 +193,25 @@ function subjects() {
   return (picked.length ? picked : table.order).slice(0, MOST);
 }
 
-function showTabs() {
-  at("views").replaceChildren(...[...about.views, ...OWN_VIEWS].map((view) => {
-    const button = document.createElement("button");
-    button.textContent = view.title;
-    button.role = "tab";
-    button.dataset.view = view.key;
-    button.ariaSelected = view.key === state.view;
-    button.addEventListener("click", () => look(view.key));
-    return button;
-  }));
+function showChoices() {
+  at("view").value = state.view;
   at("term-choice").hidden = state.view !== "training";
   at("log-choice").hidden = state.view !== "log";
 }
+
+/** The names of the views, those of all runs together before those of each run. */
+function nameViews() {
+  const kinds = [["runs together", (view) => view.each === false], ["each run", (view) => view.each === true],
+    ["one run", (view) => view.each === undefined]];
+  at("view").replaceChildren(...kinds.map(([title, holds]) => {
+    const group = document.createElement("optgroup");
+    group.label = title;
+    group.append(...views().filter(holds).map((view) => new Option(view.title, view.key)));
+    return group;
+  }));
+}
+
+const views = () => [...about.views, ...OWN_VIEWS];
 
 function look(view) {
   state.view = view;
@@ -226,7 +231,7 @@ async function loadPanel(again = false) {
     if (state.view === "log" || state.view === "run") {
       if (isNew) clear(at("place"));
       await (state.view === "log" ? loadLog : loadConfig)(subjects()[0], isNew, () => mine === panelTurn);
-      if (mine === panelTurn) shown = {asked, version: 0};
+      if (mine === panelTurn) show(asked, 0);
       return;
     }
     if (!isNew) words.set("since", shown.version);
@@ -237,14 +242,19 @@ async function loadPanel(again = false) {
       at("term").value = answer.term ?? "";
     }
     if (answer.figures) await draw(at("place"), answer.figures);
-    shown = {asked, version: answer.version};
+    show(asked, answer.version);
     if (answer.left) say(`the first ${answer.figures.length} runs are drawn, ${answer.left} more are not: pick some`);
   } catch (error) {
     if (mine !== panelTurn) return;
     clear(at("place"));
-    shown = {asked: "", version: 0};
+    show("", 0);
     say(error.message, true);
   }
+}
+
+function show(asked, version) {
+  shown = {asked, version};
+  at("place").dataset.view = asked && state.view;
 }
 
 async function loadLog(run, isNew, isLast) {
@@ -297,7 +307,7 @@ function fill(list, values) {
 /** The state has changed: show it, everywhere where it matters. */
 async function changed({table: ofTable = false}) {
   writeAddress();
-  showTabs();
+  showChoices();
   if (ofTable) await loadTable(true);
   await loadPanel();
 }
@@ -321,7 +331,7 @@ function nextTheme() {
 }
 
 function nextView(by) {
-  const keys = [...about.views, ...OWN_VIEWS].map((view) => view.key);
+  const keys = views().map((view) => view.key);
   look(keys[(keys.indexOf(state.view) + by + keys.length) % keys.length]);
 }
 
@@ -364,6 +374,7 @@ for (const name of ["where", "columns", "group"]) {
     }, 80);
   });
 }
+at("view").addEventListener("change", () => look(at("view").value));
 at("term").addEventListener("change", () => {
   state.term = at("term").value;
   changed({});
@@ -388,6 +399,7 @@ try {
 } catch (error) {
   say(error.message, true);
 }
+nameViews();
 at("columns").placeholder = about.columns.join(",");
 await changed({table: true});
 setTimeout(poll, POLL);
