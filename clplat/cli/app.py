@@ -16,6 +16,7 @@ from clplat.cli import (
     cancel,
     compare,
     config,
+    dashboard,
     doctor,
     evaluate,
     fit,
@@ -66,6 +67,7 @@ app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("runs", epilog=runs.RUNS_EPILOG)(runs.runs)
 app.command("diff", epilog=runs.DIFF_EPILOG)(runs.diff)
 app.command("rm", epilog=runs.RM_EPILOG)(runs.rm)
+app.command("dashboard", epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -22,6 +23,46 @@ from clplat.tracking.record import lines
 SUMMARY = ("ACC", "forgetting", "BWT", "FWT", "learning_accuracy", "average_incremental")
 NO_METRIC = ("test_loss", "tests")  # lists on the line of an evaluation that are not the primary metric
 SILENCE = 600.0  # seconds without a heartbeat after which a run that says it runs is called silent
+
+BLOCK = 1 << 22  # bytes of a record that are read at a time
+TRAIN = b'{"event": "train"'  # how the record writes what it says of an optimiser step
+
+
+@dataclass
+class Place:
+    """How far a file of lines was read.
+
+    Args:
+        offset: bytes, up to the end of a line.
+        lines: how many lines these are.
+        damaged: how many of them are none of ours.
+        first: the number of the first such.
+        last: the end of what was read, by which one sees whether it is still there.
+    """
+
+    offset: int = 0
+    lines: int = 0
+    damaged: int = 0
+    first: int = 0
+    last: bytes = b""
+
+    def problem(self, run_dir: Path) -> list[str]:
+        """One line on the damaged ones, if there are any."""
+        if not self.damaged:
+            return []
+        more = f" and {self.damaged - 1} more" if self.damaged > 1 else ""
+        return [text(f"{run_dir / 'metrics.jsonl'}:{self.first}{more}: not a line of the record; left out")]
+
+    def there(self, run_dir: Path) -> bool:
+        """Whether what was read is still there."""
+        if not self.offset:
+            return True
+        try:
+            with open(run_dir / "metrics.jsonl", "rb") as file:
+                file.seek(self.offset - len(self.last))
+                return file.read(len(self.last)) == self.last
+        except OSError:
+            return False
 
 
 @dataclass
@@ -49,6 +90,7 @@ class RunData:
         kept: after each experience how many samples of each experience the memory held, where there is one.
         results: the content of ``results.json``, unchecked.
         problems: one line for each thing that could not be read.
+        read: how far ``metrics.jsonl`` was read.
     """
 
     path: Path
@@ -72,6 +114,7 @@ class RunData:
     kept: dict[int, dict[str, float | None]] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    read: Place = field(default_factory=Place)
 
     def name(self, group: str) -> str:
         """What is chosen in a section of the configuration, such as the strategy."""
@@ -160,20 +203,19 @@ def load_runs(paths: Sequence[Path], now: float | None = None) -> list[RunData]:
     return sorted(runs, key=lambda run: run.label)
 
 
-def load(path: Path, now: float | None = None) -> RunData:
-    """Read one run directory."""
+def load(path: Path, now: float | None = None, *, training: bool = True) -> RunData:
+    """Read one run directory.
+
+    Args:
+        training: read what was written down of optimiser steps; most of a long record, which a table does not show.
+    """
     run = RunData(path, label=text(path.name))
     try:
         run.config, _ = yamlfile.read(path / "config.yaml")
     except UsageError as error:
         run.problems += error.messages
-    status = directory.read_status(path)
-    run.status = text(status["status"])
-    beat = values.number(status.get("time"))
-    if run.status == "running" and beat is not None:
-        age = (time.time() if now is None else now) - beat
-        run.silent = age if age > SILENCE else 0.0
-    _read_lines(run)
+    _take_status(run, now)
+    _read_lines(run, training)
     try:
         results = directory.results(path)
     except (ClplatError, RecursionError) as error:
@@ -187,6 +229,33 @@ def load(path: Path, now: float | None = None) -> RunData:
         run.seconds = _last_seconds(path)
     run.problems = [text(problem) for problem in run.problems]
     return run
+
+
+def follow(run: RunData, now: float | None = None, *, training: bool = True) -> bool:
+    """Take in what was added to a run's record since it was loaded, and its status.
+
+    Returns:
+        False where the run is to be loaded again: what was read is not there any more, because it went on from a
+        checkpoint, or there are results, which go before all lines.
+    """
+    if run.results or not run.read.there(run.path):
+        return False
+    for name in ("timings", "history"):  # read again when they are asked for again
+        run.__dict__.pop(name, None)
+    _take_status(run, now)
+    _read_lines(run, training)
+    run.seconds = _last_seconds(run.path) or run.seconds
+    return True
+
+
+def _take_status(run: RunData, now: float | None) -> None:
+    status = directory.read_status(run.path)
+    run.status = text(status["status"])
+    beat = values.number(status.get("time"))
+    run.silent = 0.0
+    if run.status == "running" and beat is not None:
+        age = (time.time() if now is None else now) - beat
+        run.silent = age if age > SILENCE else 0.0
 
 
 def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
@@ -209,28 +278,43 @@ def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
     run.steps = run.steps if steps is None else int(steps)
 
 
-def _read_lines(run: RunData) -> None:
-    """The evaluations in ``metrics.jsonl``. A last line without its end is still being written."""
-    path = run.path / "metrics.jsonl"
+def _read_lines(run: RunData, training: bool) -> None:
+    """The lines of ``metrics.jsonl`` that were not read yet. A last line without its end is still being written."""
+    path, told, skipped = run.path / "metrics.jsonl", run.read.problem(run.path), b""
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            file.seek(run.read.offset)
+            rest = b""
+            while block := file.read(BLOCK):
+                *lines, rest = (rest + block).split(b"\n")
+                for number, line in enumerate(lines, run.read.lines + 1):
+                    skipped = b"" if training or not line.startswith(TRAIN) else line
+                    if not skipped:
+                        _read_line(run, line, number)
+                if lines:
+                    run.read.lines += len(lines)
+                    run.read.offset += sum(map(len, lines)) + len(lines)
+                    run.read.last = lines[-1][-200:] + b"\n"
     except FileNotFoundError:
         return
     except OSError as error:
         run.problems.append(f"{path}: {error.strerror}")
-        return
-    damaged = []
-    for number, written in enumerate(content.split(b"\n")[:-1], 1):
-        try:
-            line = json.loads(written)
-            if not isinstance(line, dict):
-                raise ValueError
-            _take_line(run, line)
-        except (ValueError, RecursionError):
-            damaged.append(number)
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        run.problems.append(f"{path}:{damaged[0]}{more}: not a line of the record; left out")
+    if skipped:  # of many steps the last says how many there are
+        with contextlib.suppress(ValueError, RecursionError, AttributeError):
+            step = values.whole(json.loads(skipped).get("step"))
+            run.steps = run.steps if step is None else step
+    run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
+
+
+def _read_line(run: RunData, written: bytes, number: int) -> None:
+    try:
+        line = json.loads(written)
+        if not isinstance(line, dict):
+            raise ValueError
+        _take_line(run, line)
+    except (ValueError, RecursionError):
+        run.read.damaged += 1
+        run.read.first = run.read.first or number
 
 
 def _take_line(run: RunData, line: Mapping[str, Any]) -> None:

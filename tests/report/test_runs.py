@@ -6,7 +6,7 @@ import pytest
 
 from clplat.errors import UsageError
 from clplat.report import compare, tables
-from clplat.report.runs import load, load_runs
+from clplat.report.runs import follow, load, load_runs
 from tests.report.conftest import CONFIG, LINES, RESULTS, SUMMARY
 
 
@@ -163,3 +163,37 @@ def test_tables(make):
         ["after", "1", "2"],
         [["start", "0.100", "0.125"], ["1", "0.900", ""], ["2", "0.600", "0.800"]],
     )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("cut", range(1, 400, 37))
+def test_what_is_followed_is_what_is_loaded(make, training, cut):
+    """Wherever a file ends for now, in the middle of a line as well."""
+    path = make("run", status="running", time=1000.0)
+    record = path / "metrics.jsonl"
+    whole = record.read_bytes() + b"no line\n" + json.dumps({**LINES[1], "step": 9}).encode() + b"\n"
+    record.write_bytes(whole[:cut])
+    run = load(path, 1000.0, training=training)
+    record.write_bytes(whole[: cut + 150])
+    assert follow(run, 1000.0, training=training)
+    record.write_bytes(whole)
+    (path / "timings.jsonl").write_text('{"at_seconds": 3.0}\n')
+    assert follow(run, 1000.0, training=training)
+    assert run == load(path, 1000.0, training=training)
+    assert (run.steps, run.seconds, len(run.training)) == (9, 3.0, 2 if training else 0)
+    assert run.problems == [f"{record}:5: not a line of the record; left out"]
+    assert follow(run, 2000.0)
+    assert run.silent == 1000.0
+
+
+def test_a_record_that_was_cut_is_to_be_loaded_again(make):
+    path = make("run", status="running")
+    run = load(path)
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(lines[:2]) + "x" * 2000 + "\n")
+    assert not follow(run)
+    (path / "metrics.jsonl").unlink()
+    assert not follow(run)
+    assert not follow(load(make("done")))
+    fresh = load(make("fresh", status="running", lines=[]))
+    assert follow(fresh)
