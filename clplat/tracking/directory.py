@@ -44,7 +44,6 @@ RECORDS = (
     "csv",
     "tensorboard",
     "mlflow",
-    "trackio",
 )
 
 
