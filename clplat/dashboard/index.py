@@ -58,8 +58,8 @@ class Followed:
     def _read(self, again: bool) -> None:
         if problem := stray(self.path, self.root, deep=self.whole):
             self.run = RunData(self.path, problems=[problem])
-        elif again or not follow(self.run, training=self.whole):
-            self.run = load(self.path, training=self.whole)
+        elif again or not follow(self.run):
+            self.run = load(self.path)
         if not self.whole:
             _shed(self.run)
 
