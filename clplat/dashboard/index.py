@@ -90,6 +90,10 @@ class Index:
 
     def refresh(self) -> None:
         """Look for new, changed and vanished runs, unless that was done just now."""
+        with self.lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
         begun = time.monotonic()
         if begun < self._next:
             return

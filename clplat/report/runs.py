@@ -25,7 +25,7 @@ NO_METRIC = ("test_loss", "tests")  # lists on the line of an evaluation that ar
 SILENCE = 600.0  # seconds without a heartbeat after which a run that says it runs is called silent
 
 BLOCK = 1 << 22  # bytes of a record that are read at a time
-TRAIN = b'{"event": "train"'  # how the record writes what it says of an optimiser step
+TRAIN, TRAIN_END = b'{"event": "train"', b"}}"  # how the record writes what it says of an optimiser step
 
 
 @dataclass
@@ -285,11 +285,13 @@ def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
 
 def _read_lines(run: RunData) -> None:
     """The lines of ``metrics.jsonl`` that were not read yet. A last line without its end is still being written."""
-    told, skipped = run.read.problem(run.path), b""
+    told, skipped, skip = run.read.problem(run.path), b"", "training" not in vars(run)
     try:
         for number, line in enumerate(_whole_lines(run.path, run.read), run.read.lines + 1):
-            skipped = line if _looks_whole(line) and "training" not in vars(run) else b""
-            if not skipped:
+            if skip and line.startswith(TRAIN) and line.endswith(TRAIN_END):
+                skipped = line
+            else:
+                skipped = b""
                 _read_line(run, line, number)
     except OSError as error:
         run.problems.append(f"{run.path / 'metrics.jsonl'}: {error.strerror}")
@@ -317,11 +319,6 @@ def _whole_lines(run_dir: Path, place: Place, end: int | None = None) -> Iterato
         return
 
 
-def _looks_whole(line: bytes) -> bool:
-    """Whether a line seems to be what the record writes of an optimiser step."""
-    return line.startswith(TRAIN) and line.endswith(b"}}")
-
-
 def _read_training(run: RunData) -> Training:
     found, told = Training(), run.read.problem(run.path)
     with contextlib.suppress(OSError):  # told when the rest was read
@@ -332,7 +329,7 @@ def _read_training(run: RunData) -> Training:
                     if isinstance(line, dict) and line.get("event") == "train":
                         found.add(line)
                 except (ValueError, RecursionError):
-                    if _looks_whole(written):  # else it was counted when the rest was read
+                    if written.startswith(TRAIN) and written.endswith(TRAIN_END):  # else it was counted before
                         run.read.count(number)
     run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
     return found
