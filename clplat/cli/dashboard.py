@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,9 @@ def dashboard(
     from clplat.dashboard.index import Index
     from clplat.dashboard.server import Server
 
-    with Server(Index(places or [Path("runs")]), host, port, token) as server:
+    index = Index(places or [Path("runs")])
+    with Server(index, host, port, token) as server:
+        threading.Thread(target=index.refresh, daemon=True).start()  # while somebody opens the page
         print(server.url + (f"?token={server.token}" if server.token else ""), flush=True)
         try:
             server.serve_forever()

@@ -58,8 +58,8 @@ class Followed:
     def _read(self, again: bool) -> None:
         if problem := stray(self.path, self.root, deep=self.whole):
             self.run = RunData(self.path, problems=[problem])
-        elif again or not follow(self.run, training=self.whole):
-            self.run = load(self.path, training=self.whole)
+        elif again or not follow(self.run):
+            self.run = load(self.path)
         if not self.whole:
             _shed(self.run)
 
@@ -90,6 +90,10 @@ class Index:
 
     def refresh(self) -> None:
         """Look for new, changed and vanished runs, unless that was done just now."""
+        with self.lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
         begun = time.monotonic()
         if begun < self._next:
             return

@@ -25,7 +25,7 @@ NO_METRIC = ("test_loss", "tests")  # lists on the line of an evaluation that ar
 SILENCE = 600.0  # seconds without a heartbeat after which a run that says it runs is called silent
 
 BLOCK = 1 << 22  # bytes of a record that are read at a time
-TRAIN = b'{"event": "train"'  # how the record writes what it says of an optimiser step
+TRAIN, TRAIN_END = b'{"event": "train"', b"}}"  # how the record writes what it says of an optimiser step
 
 
 @dataclass
@@ -45,6 +45,11 @@ class Place:
     damaged: int = 0
     first: int = 0
     last: bytes = b""
+
+    def count(self, number: int) -> None:
+        """One more line is damaged."""
+        self.damaged += 1
+        self.first = min(self.first or number, number)
 
     def problem(self, run_dir: Path) -> list[str]:
         """One line on the damaged ones, if there are any."""
@@ -86,7 +91,6 @@ class RunData:
         steps: optimiser steps.
         ends: the optimiser step at which each row of the matrix was measured; None where that is not known.
         looks: evaluations between two optimiser steps.
-        training: what was written down of optimiser steps.
         kept: after each experience how many samples of each experience the memory held, where there is one.
         results: the content of ``results.json``, unchecked.
         problems: one line for each thing that could not be read.
@@ -110,7 +114,6 @@ class RunData:
     steps: int | None = None
     ends: list[int | None] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
-    training: Training = field(default_factory=Training)
     kept: dict[int, dict[str, float | None]] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -134,6 +137,12 @@ class RunData:
         if self.silent:
             words += f", silent for {self.silent / 3600:.1f} h"
         return words if self.status == "done" or not self.matrix else f"{words} ({len(self.matrix)} evaluated)"
+
+    @functools.cached_property
+    def training(self) -> Training:
+        """What was written down of optimiser steps, as far as the run was read; read when first asked for, since it is
+        most of a long record and most questions are about the rest."""
+        return _read_training(self)
 
     @functools.cached_property
     def timings(self) -> list[dict[str, Any]]:
@@ -203,19 +212,15 @@ def load_runs(paths: Sequence[Path], now: float | None = None) -> list[RunData]:
     return sorted(runs, key=lambda run: run.label)
 
 
-def load(path: Path, now: float | None = None, *, training: bool = True) -> RunData:
-    """Read one run directory.
-
-    Args:
-        training: read what was written down of optimiser steps; most of a long record, which a table does not show.
-    """
+def load(path: Path, now: float | None = None) -> RunData:
+    """Read one run directory."""
     run = RunData(path, label=text(path.name))
     try:
         run.config, _ = yamlfile.read(path / "config.yaml")
     except UsageError as error:
         run.problems += error.messages
     _take_status(run, now)
-    _read_lines(run, training)
+    _read_lines(run)
     try:
         results = directory.results(path)
     except (ClplatError, RecursionError) as error:
@@ -231,7 +236,7 @@ def load(path: Path, now: float | None = None, *, training: bool = True) -> RunD
     return run
 
 
-def follow(run: RunData, now: float | None = None, *, training: bool = True) -> bool:
+def follow(run: RunData, now: float | None = None) -> bool:
     """Take in what was added to a run's record since it was loaded, and its status.
 
     Returns:
@@ -243,7 +248,7 @@ def follow(run: RunData, now: float | None = None, *, training: bool = True) -> 
     for name in ("timings", "history"):  # read again when they are asked for again
         run.__dict__.pop(name, None)
     _take_status(run, now)
-    _read_lines(run, training)
+    _read_lines(run)
     run.seconds = _last_seconds(run.path) or run.seconds
     return True
 
@@ -278,32 +283,56 @@ def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
     run.steps = run.steps if steps is None else int(steps)
 
 
-def _read_lines(run: RunData, training: bool) -> None:
+def _read_lines(run: RunData) -> None:
     """The lines of ``metrics.jsonl`` that were not read yet. A last line without its end is still being written."""
-    path, told, skipped = run.path / "metrics.jsonl", run.read.problem(run.path), b""
+    told, skipped, skip = run.read.problem(run.path), b"", "training" not in vars(run)
     try:
-        with open(path, "rb") as file:
-            file.seek(run.read.offset)
-            rest = b""
-            while block := file.read(BLOCK):
-                *lines, rest = (rest + block).split(b"\n")
-                for number, line in enumerate(lines, run.read.lines + 1):
-                    skipped = b"" if training or not line.startswith(TRAIN) else line
-                    if not skipped:
-                        _read_line(run, line, number)
-                if lines:
-                    run.read.lines += len(lines)
-                    run.read.offset += sum(map(len, lines)) + len(lines)
-                    run.read.last = lines[-1][-200:] + b"\n"
-    except FileNotFoundError:
-        return
+        for number, line in enumerate(_whole_lines(run.path, run.read), run.read.lines + 1):
+            if skip and line.startswith(TRAIN) and line.endswith(TRAIN_END):
+                skipped = line
+            else:
+                skipped = b""
+                _read_line(run, line, number)
     except OSError as error:
-        run.problems.append(f"{path}: {error.strerror}")
+        run.problems.append(f"{run.path / 'metrics.jsonl'}: {error.strerror}")
     if skipped:  # of many steps the last says how many there are
         with contextlib.suppress(ValueError, RecursionError, AttributeError):
             step = values.whole(json.loads(skipped).get("step"))
             run.steps = run.steps if step is None else step
     run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
+
+
+def _whole_lines(run_dir: Path, place: Place, end: int | None = None) -> Iterator[bytes]:
+    """The lines of ``metrics.jsonl`` from a place on, which moves along; up to a position or the last whole line."""
+    try:
+        with open(run_dir / "metrics.jsonl", "rb") as file:
+            file.seek(place.offset)
+            rest = b""
+            while block := file.read(BLOCK if end is None else min(BLOCK, end - file.tell())):
+                *lines, rest = (rest + block).split(b"\n")
+                yield from lines
+                if lines:
+                    place.lines += len(lines)
+                    place.offset += sum(map(len, lines)) + len(lines)
+                    place.last = lines[-1][-200:] + b"\n"
+    except FileNotFoundError:
+        return
+
+
+def _read_training(run: RunData) -> Training:
+    found, told = Training(), run.read.problem(run.path)
+    with contextlib.suppress(OSError):  # told when the rest was read
+        for number, written in enumerate(_whole_lines(run.path, Place(), run.read.offset), 1):
+            if b'"train"' in written:
+                try:
+                    line = json.loads(written)
+                    if isinstance(line, dict) and line.get("event") == "train":
+                        found.add(line)
+                except (ValueError, RecursionError):
+                    if written.startswith(TRAIN) and written.endswith(TRAIN_END):  # else it was counted before
+                        run.read.count(number)
+    run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
+    return found
 
 
 def _read_line(run: RunData, written: bytes, number: int) -> None:
@@ -313,15 +342,14 @@ def _read_line(run: RunData, written: bytes, number: int) -> None:
             raise ValueError
         _take_line(run, line)
     except (ValueError, RecursionError):
-        run.read.damaged += 1
-        run.read.first = run.read.first or number
+        run.read.count(number)
 
 
 def _take_line(run: RunData, line: Mapping[str, Any]) -> None:
     step, event = values.whole(line.get("step")), line.get("event")
     run.steps = run.steps if step is None else step
     if event == "train":
-        run.training.add(line)
+        (run.training if "training" in vars(run) else Training()).add(line)  # the second one only checks it
     elif event == "evaluate":
         _take_evaluation(run, line, step)
     elif event == "look":
