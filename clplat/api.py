@@ -105,6 +105,7 @@ def fit(
         ranks=ranks,
     )
     record = Record(directory if ranks.first else None, mirrors)
+    record.quiet = trainer.progress == "quiet"
     for warning in built.warnings:
         record.say(warning)
     show = display(trainer.progress if ranks.first else "none")

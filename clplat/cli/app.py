@@ -16,6 +16,7 @@ from clplat.cli import (
     cancel,
     compare,
     config,
+    dashboard,
     doctor,
     evaluate,
     fit,
@@ -31,6 +32,7 @@ from clplat.cli import (
     show,
     submit,
     sweep,
+    wandb,
 )
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ClplatError, suggestion
 
@@ -65,10 +67,12 @@ app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("runs", epilog=runs.RUNS_EPILOG)(runs.runs)
 app.command("diff", epilog=runs.DIFF_EPILOG)(runs.diff)
 app.command("rm", epilog=runs.RM_EPILOG)(runs.rm)
+app.command("dashboard", epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.add_typer(config.app, name="config")
+app.add_typer(wandb.app, name="wandb")
 
 TRAINING = ("fit", "resume")  # they save what they have when a signal comes; the others just end
 

@@ -25,7 +25,6 @@ DIFF_EPILOG = flags.examples(
     "clplat diff runs/naive-transformer-permuted-digits-s0 runs/ewc-transformer-permuted-digits-s0"
 )
 RM_EPILOG = flags.examples("clplat rm runs/ewc-transformer-permuted-digits-s0", "clplat rm runs --where status=failed")
-COLUMNS = ("run", "strategy", "backbone", "scenario", "seed", "status", "experiences", "ACC", "forgetting", "seconds")
 
 Places = Annotated[
     list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories, or folders with runs; runs/.")
@@ -50,7 +49,7 @@ def runs(
 
     A key is run, status, experiences, seconds or steps, a summary metric, or any key of the configuration.
     """
-    from clplat.report.query import lookup
+    from clplat.report.query import COLUMNS, lookup
     from clplat.report.tables import number
 
     found = _found(places, where, sort)

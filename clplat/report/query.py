@@ -12,6 +12,7 @@ from clplat.report.comparison import value_of
 from clplat.report.runs import RunData
 
 _CLAUSE = re.compile(r"([^=!<>~]+?)\s*(!=|>=|<=|=|>|<|~)\s*(.*)", re.DOTALL)
+COLUMNS = ("run", "strategy", "backbone", "scenario", "seed", "status", "experiences", "ACC", "forgetting", "seconds")
 OWN: dict[str, Callable[[RunData], str | float | None]] = {
     "run": lambda run: run.label,
     "status": lambda run: run.status,

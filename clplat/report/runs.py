@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -22,6 +23,51 @@ from clplat.tracking.record import lines
 SUMMARY = ("ACC", "forgetting", "BWT", "FWT", "learning_accuracy", "average_incremental")
 NO_METRIC = ("test_loss", "tests")  # lists on the line of an evaluation that are not the primary metric
 SILENCE = 600.0  # seconds without a heartbeat after which a run that says it runs is called silent
+
+BLOCK = 1 << 22  # bytes of a record that are read at a time
+TRAIN, TRAIN_END = b'{"event": "train"', b"}}"  # how the record writes what it says of an optimiser step
+
+
+@dataclass
+class Place:
+    """How far a file of lines was read.
+
+    Args:
+        offset: bytes, up to the end of a line.
+        lines: how many lines these are.
+        damaged: how many of them are none of ours.
+        first: the number of the first such.
+        last: the end of what was read, by which one sees whether it is still there.
+    """
+
+    offset: int = 0
+    lines: int = 0
+    damaged: int = 0
+    first: int = 0
+    last: bytes = b""
+
+    def count(self, number: int) -> None:
+        """One more line is damaged."""
+        self.damaged += 1
+        self.first = min(self.first or number, number)
+
+    def problem(self, run_dir: Path) -> list[str]:
+        """One line on the damaged ones, if there are any."""
+        if not self.damaged:
+            return []
+        more = f" and {self.damaged - 1} more" if self.damaged > 1 else ""
+        return [text(f"{run_dir / 'metrics.jsonl'}:{self.first}{more}: not a line of the record; left out")]
+
+    def there(self, run_dir: Path) -> bool:
+        """Whether what was read is still there."""
+        if not self.offset:
+            return True
+        try:
+            with open(run_dir / "metrics.jsonl", "rb") as file:
+                file.seek(self.offset - len(self.last))
+                return file.read(len(self.last)) == self.last
+        except OSError:
+            return False
 
 
 @dataclass
@@ -45,10 +91,10 @@ class RunData:
         steps: optimiser steps.
         ends: the optimiser step at which each row of the matrix was measured; None where that is not known.
         looks: evaluations between two optimiser steps.
-        training: what was written down of optimiser steps.
         kept: after each experience how many samples of each experience the memory held, where there is one.
         results: the content of ``results.json``, unchecked.
         problems: one line for each thing that could not be read.
+        read: how far ``metrics.jsonl`` was read.
     """
 
     path: Path
@@ -68,10 +114,10 @@ class RunData:
     steps: int | None = None
     ends: list[int | None] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
-    training: Training = field(default_factory=Training)
     kept: dict[int, dict[str, float | None]] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    read: Place = field(default_factory=Place)
 
     def name(self, group: str) -> str:
         """What is chosen in a section of the configuration, such as the strategy."""
@@ -91,6 +137,12 @@ class RunData:
         if self.silent:
             words += f", silent for {self.silent / 3600:.1f} h"
         return words if self.status == "done" or not self.matrix else f"{words} ({len(self.matrix)} evaluated)"
+
+    @functools.cached_property
+    def training(self) -> Training:
+        """What was written down of optimiser steps, as far as the run was read; read when first asked for, since it is
+        most of a long record and most questions are about the rest."""
+        return _read_training(self)
 
     @functools.cached_property
     def timings(self) -> list[dict[str, Any]]:
@@ -176,12 +228,7 @@ def load(path: Path, now: float | None = None) -> RunData:
         run.config, _ = yamlfile.read(path / "config.yaml")
     except UsageError as error:
         run.problems += error.messages
-    status = directory.read_status(path)
-    run.status = text(status["status"])
-    beat = values.number(status.get("time"))
-    if run.status == "running" and beat is not None:
-        age = (time.time() if now is None else now) - beat
-        run.silent = age if age > SILENCE else 0.0
+    _take_status(run, now)
     _read_lines(run)
     try:
         results = directory.results(path)
@@ -196,6 +243,33 @@ def load(path: Path, now: float | None = None) -> RunData:
         run.seconds = _last_seconds(path)
     run.problems = [text(problem) for problem in run.problems]
     return run
+
+
+def follow(run: RunData, now: float | None = None) -> bool:
+    """Take in what was added to a run's record since it was loaded, and its status.
+
+    Returns:
+        False where the run is to be loaded again: what was read is not there any more, because it went on from a
+        checkpoint, or there are results, which go before all lines.
+    """
+    if run.results or not run.read.there(run.path):
+        return False
+    for name in ("timings", "history"):  # read again when they are asked for again
+        run.__dict__.pop(name, None)
+    _take_status(run, now)
+    _read_lines(run)
+    run.seconds = _last_seconds(run.path) or run.seconds
+    return True
+
+
+def _take_status(run: RunData, now: float | None) -> None:
+    status = directory.read_status(run.path)
+    run.status = text(status["status"])
+    beat = values.number(status.get("time"))
+    run.silent = 0.0
+    if run.status == "running" and beat is not None:
+        age = (time.time() if now is None else now) - beat
+        run.silent = age if age > SILENCE else 0.0
 
 
 def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
@@ -219,34 +293,72 @@ def _take_results(run: RunData, results: Mapping[str, Any]) -> None:
 
 
 def _read_lines(run: RunData) -> None:
-    """The evaluations in ``metrics.jsonl``. A last line without its end is still being written."""
-    path = run.path / "metrics.jsonl"
+    """The lines of ``metrics.jsonl`` that were not read yet. A last line without its end is still being written."""
+    told, skipped, skip = run.read.problem(run.path), b"", "training" not in vars(run)
     try:
-        content = path.read_bytes()
+        for number, line in enumerate(_whole_lines(run.path, run.read), run.read.lines + 1):
+            if skip and line.startswith(TRAIN) and line.endswith(TRAIN_END):
+                skipped = line
+            else:
+                skipped = b""
+                _read_line(run, line, number)
+    except OSError as error:
+        run.problems.append(f"{run.path / 'metrics.jsonl'}: {error.strerror}")
+    if skipped:  # of many steps the last says how many there are
+        with contextlib.suppress(ValueError, RecursionError, AttributeError):
+            step = values.whole(json.loads(skipped).get("step"))
+            run.steps = run.steps if step is None else step
+    run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
+
+
+def _whole_lines(run_dir: Path, place: Place, end: int | None = None) -> Iterator[bytes]:
+    """The lines of ``metrics.jsonl`` from a place on, which moves along; up to a position or the last whole line."""
+    try:
+        with open(run_dir / "metrics.jsonl", "rb") as file:
+            file.seek(place.offset)
+            rest = b""
+            while block := file.read(BLOCK if end is None else min(BLOCK, end - file.tell())):
+                *lines, rest = (rest + block).split(b"\n")
+                yield from lines
+                if lines:
+                    place.lines += len(lines)
+                    place.offset += sum(map(len, lines)) + len(lines)
+                    place.last = lines[-1][-200:] + b"\n"
     except FileNotFoundError:
         return
-    except OSError as error:
-        run.problems.append(f"{path}: {error.strerror}")
-        return
-    damaged = []
-    for number, written in enumerate(content.split(b"\n")[:-1], 1):
-        try:
-            line = json.loads(written)
-            if not isinstance(line, dict):
-                raise ValueError
-            _take_line(run, line)
-        except (ValueError, RecursionError):
-            damaged.append(number)
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        run.problems.append(f"{path}:{damaged[0]}{more}: not a line of the record; left out")
+
+
+def _read_training(run: RunData) -> Training:
+    found, told = Training(), run.read.problem(run.path)
+    with contextlib.suppress(OSError):  # told when the rest was read
+        for number, written in enumerate(_whole_lines(run.path, Place(), run.read.offset), 1):
+            if b'"train"' in written:
+                try:
+                    line = json.loads(written)
+                    if isinstance(line, dict) and line.get("event") == "train":
+                        found.add(line)
+                except (ValueError, RecursionError):
+                    if written.startswith(TRAIN) and written.endswith(TRAIN_END):  # else it was counted before
+                        run.read.count(number)
+    run.problems = [problem for problem in run.problems if problem not in told] + run.read.problem(run.path)
+    return found
+
+
+def _read_line(run: RunData, written: bytes, number: int) -> None:
+    try:
+        line = json.loads(written)
+        if not isinstance(line, dict):
+            raise ValueError
+        _take_line(run, line)
+    except (ValueError, RecursionError):
+        run.read.count(number)
 
 
 def _take_line(run: RunData, line: Mapping[str, Any]) -> None:
     step, event = values.whole(line.get("step")), line.get("event")
     run.steps = run.steps if step is None else step
     if event == "train":
-        run.training.add(line)
+        (run.training if "training" in vars(run) else Training()).add(line)  # the second one only checks it
     elif event == "evaluate":
         _take_evaluation(run, line, step)
     elif event == "look":

@@ -6,7 +6,7 @@ import pytest
 
 from clplat.errors import UsageError
 from clplat.report import compare, tables
-from clplat.report.runs import load, load_runs
+from clplat.report.runs import follow, load, load_runs
 from tests.report.conftest import CONFIG, LINES, RESULTS, SUMMARY
 
 
@@ -163,3 +163,43 @@ def test_tables(make):
         ["after", "1", "2"],
         [["start", "0.100", "0.125"], ["1", "0.900", ""], ["2", "0.600", "0.800"]],
     )
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("cut", range(1, 400, 37))
+def test_what_is_followed_is_what_is_loaded(make, asked, cut):
+    """Wherever a file ends for now, in the middle of a line as well, and whether steps were asked for before or not."""
+    path = make("run", status="running", time=1000.0)
+    record = path / "metrics.jsonl"
+    steps = [{**LINES[1], "step": 9}, {**LINES[1], "step": 10, "terms": {"loss": 1.0, "pull": 2.0}}]
+    whole = record.read_bytes() + b'no line\n{"event": "train", "oops\n{"event": "train", "step": {}}\n'
+    whole += b"".join(json.dumps(line).encode() + b"\n" for line in steps)
+    record.write_bytes(whole[:cut])
+    run = load(path, 1000.0)
+    assert not asked or len(run.training) == int(cut > 218)
+    record.write_bytes(whole[: cut + 150])
+    assert follow(run, 1000.0)
+    record.write_bytes(whole)
+    (path / "timings.jsonl").write_text('{"at_seconds": 3.0}\n')
+    assert follow(run, 1000.0)
+    again = load(path, 1000.0)
+    assert again.problems == [f"{record}:5 and 1 more: not a line of the record; left out"]
+    assert repr(run.training) == repr(again.training)  # NaN is not equal to itself
+    assert run == again
+    assert (run.steps, run.seconds, list(run.training.step)) == (10, 3.0, [2, 9, 10])
+    assert run.problems == [f"{record}:5 and 2 more: not a line of the record; left out"]
+    assert follow(run, 2000.0)
+    assert run.silent == 1000.0
+
+
+def test_a_record_that_was_cut_is_to_be_loaded_again(make):
+    path = make("run", status="running")
+    run = load(path)
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(lines[:2]) + "x" * 2000 + "\n")
+    assert not follow(run)
+    (path / "metrics.jsonl").unlink()
+    assert not follow(run)
+    assert not follow(load(make("done")))
+    fresh = load(make("fresh", status="running", lines=[]))
+    assert follow(fresh)
