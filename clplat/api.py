@@ -14,6 +14,7 @@ from clplat.backbones.base import Backbone
 from clplat.build import assemble, backbone_maker
 from clplat.errors import UsageError
 from clplat.loop import Run
+from clplat.notebook import Results
 from clplat.ranks import Ranks
 from clplat.scenario import Scenario
 from clplat.settings import EvalSettings, LearnerSettings, TrainerSettings
@@ -40,7 +41,7 @@ def fit(
     run_dir: str | Path | None = None,
     mirrors: Sequence[Mirror] = (),
     stop_after: int | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Train a strategy on a scenario and return what ``results.json`` holds.
 
     Args:
@@ -73,7 +74,7 @@ def fit(
         directory.mkdir(parents=True, exist_ok=True)
         done = read_results(directory)
         if done is not None and done.get("status") == "done":
-            return done
+            return Results(done)
     hints: dict[str, Any] = {}
     if isinstance(backbone, str):
         entry = registry.find("backbone", backbone)
@@ -104,6 +105,7 @@ def fit(
         ranks=ranks,
     )
     record = Record(directory if ranks.first else None, mirrors)
+    record.quiet = trainer.progress == "quiet"
     for warning in built.warnings:
         record.say(warning)
     show = display(trainer.progress if ranks.first else "none")
@@ -125,4 +127,4 @@ def fit(
     finally:
         show.close()
         record.close(results)
-    return results
+    return Results(results)

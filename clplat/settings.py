@@ -37,7 +37,8 @@ class TrainerSettings:
         keep_boundaries: keep the checkpoint at the end of each experience as well, for `fit --from RUN --start-from K`.
         log_every: optimiser steps between training-loss records.
         dispatch: optimiser steps that run in one call from Lightning; larger costs less overhead.
-        progress: show progress; auto shows bars on a terminal and plain lines elsewhere.
+        progress: what is shown; auto shows bars on a terminal and plain lines elsewhere, none only the summary at the
+            end, quiet nothing but errors, json nothing but one JSON object with the results.
     """
 
     max_epochs: int = 5
@@ -57,7 +58,7 @@ class TrainerSettings:
     keep_boundaries: bool = False
     log_every: int = 20
     dispatch: int = 16
-    progress: Literal["auto", "bars", "lines", "none"] = "auto"
+    progress: Literal["auto", "bars", "lines", "none", "quiet", "json"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

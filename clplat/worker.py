@@ -26,9 +26,9 @@ from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, ClplatError, RunFailedE
 from clplat.learner import Preempted  # noqa: E402
 from clplat.loop import Run  # noqa: E402
 from clplat.ranks import Ranks  # noqa: E402
-from clplat.tracking import continuation, directory  # noqa: E402
+from clplat.tracking import closing, continuation, directory  # noqa: E402
 from clplat.tracking.directory import write_atomic  # noqa: E402
-from clplat.tracking.progress import Silent, display, print_summary  # noqa: E402
+from clplat.tracking.progress import Silent, display  # noqa: E402
 from clplat.tracking.record import Record  # noqa: E402
 
 
@@ -63,6 +63,7 @@ def _run(run_dir: Path, record: Record) -> int:
     results, refused = None, False
     first, go_on = record.run_dir is not None, f"clplat resume {shlex.quote(str(run_dir))}"
     show = display(config["trainer"]["progress"]) if first else Silent()
+    record.quiet = config["trainer"]["progress"] == "quiet"
     try:
         signals.listen(config["run"]["signal"])
         ranks = Ranks.from_environment(config["trainer"]["accelerator"])
@@ -111,12 +112,10 @@ def _run(run_dir: Path, record: Record) -> int:
     finally:
         show.close()
         record.close(results)
-    if first and results["status"] == "done":
-        print_summary(results, run_dir)
-    elif first:
-        record.say(
-            f"stopped after {len(results['matrix'])} experiences; go on with: clplat resume {shlex.quote(str(run_dir))}"
-        )
+    if first:
+        closing.show(results, run_dir, config["trainer"]["progress"])
+    if first and results["status"] != "done":
+        record.say(f"stopped after {len(results['matrix'])} experiences; go on with: {go_on}")
     return 0
 
 

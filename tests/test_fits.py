@@ -5,20 +5,32 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
 
 from clplat import fits, optim, registry
+from clplat.backbones.base import Backbone
 from clplat.build import assemble, backbone_maker, pairing
 from clplat.cli import main
 from clplat.errors import UsageError
 from clplat.scenario import PER_STEP
 from clplat.settings import EvalSettings, LearnerSettings, TrainerSettings
-from tests.scenarios.streams import NAMES
+from tests.scenarios.streams import NAMES, made
 
 SCENARIOS = NAMES  # whose data is here
 BACKBONES = ("mlp", "gru", "transformer", "resnet18")
+
+
+@cache
+def _network(backbone: str) -> Backbone:
+    return backbone_maker(registry.find("backbone", backbone))(64, (1, 8, 8))
+
+
+@cache
+def _told_of_scenarios(backbone: str) -> list[fits.Verdict]:
+    return fits.scenarios(backbone)
 
 
 def _possible(strategy: str, scenario: str, backbone: str) -> bool:
@@ -26,10 +38,9 @@ def _possible(strategy: str, scenario: str, backbone: str) -> bool:
     entry = registry.find("scenario", scenario)
     choices = entry.info["settings"] if "setting" in entry.options else [None]
     for setting in choices:
-        built = entry.build(0, **({"setting": setting} if setting else {}))
-        network = backbone_maker(registry.find("backbone", backbone))(64, (1, 8, 8))
         try:
-            pairing(registry.find("strategy", strategy).build(), built.spec, backbone=network)
+            spec = made(scenario, setting).spec
+            pairing(registry.find("strategy", strategy).build(), spec, backbone=_network(backbone))
         except UsageError:
             continue
         return True
@@ -47,8 +58,7 @@ def test_verdicts_are_those_of_building_a_run(scenario: str) -> None:
 def test_what_an_entry_says_that_its_scenario_gives_is_true(scenario: str) -> None:
     entry = registry.find("scenario", scenario)
     for setting in entry.info["settings"]:
-        options = {"setting": setting} if "setting" in entry.options else {}
-        spec = entry.build(0, **options).spec
+        spec = made(scenario, setting if "setting" in entry.options else None).spec
         assert spec.setting == setting
         true = {
             "classes": spec.target == "class",
@@ -101,13 +111,13 @@ READERS = ("mlp", "gru", "jrt-rnn", "resnet18", "vit")  # without and with memor
 def test_a_backbone_fits_where_a_run_can_be_built(scenario: str) -> None:
     told = {verdict.name: verdict for verdict in fits.backbones(scenario)}
     assert sorted(told) == registry.names("backbone")
-    made = registry.find("scenario", scenario).build(0)
+    stream = made(scenario)
     for name in READERS:
         entry = registry.find("backbone", name)
         possible, warned = True, False
         try:
             built = assemble(
-                made, registry.find("strategy", "naive").build, backbone_maker(entry), hints=entry.info,
+                stream, registry.find("strategy", "naive").build, backbone_maker(entry), hints=entry.info,
                 trainer=TrainerSettings(), learner_settings=LearnerSettings(), eval_settings=EvalSettings(),
                 make_optimizer=optim.adam,
             )  # fmt: skip
@@ -118,7 +128,7 @@ def test_a_backbone_fits_where_a_run_can_be_built(scenario: str) -> None:
         assert ("not causal" in told[name].remark) == (warned and registry.find("backbone", name).load().sequential), (
             name
         )
-        assert fits.Verdict(scenario, told[name].fits, told[name].remark) in fits.scenarios(name)
+        assert fits.Verdict(scenario, told[name].fits, told[name].remark) in _told_of_scenarios(name)
 
 
 @pytest.mark.slow
@@ -126,16 +136,16 @@ def test_a_backbone_fits_where_a_run_can_be_built(scenario: str) -> None:
 def test_every_backbone_answers_every_kind_of_sample(backbone: str) -> None:
     """One scenario for each kind of input and target: tokens, vectors, bits and images; a batch goes through."""
     for scenario in ("mqar", "sines", "permuted-copy", "pendulum", "split-digits"):
-        entry, made = registry.find("backbone", backbone), registry.find("scenario", scenario).build(0)
+        entry, stream = registry.find("backbone", backbone), made(scenario)
         told = {verdict.name: verdict.fits for verdict in fits.backbones(scenario)}
         if not told[backbone]:
             continue
         built = assemble(
-            made, registry.find("strategy", "naive").build, backbone_maker(entry), hints=entry.info,
+            stream, registry.find("strategy", "naive").build, backbone_maker(entry), hints=entry.info,
             trainer=TrainerSettings(), learner_settings=LearnerSettings(embedding=16), eval_settings=EvalSettings(),
             make_optimizer=optim.adam,
         )  # fmt: skip
-        x, y, task = made.train_stream[0].dataset.rows(slice(0, 3))
+        x, y, task = stream.train_stream[0].dataset.rows(slice(0, 3))
         with torch.no_grad():
             logits = built.learner.respond(x, task, None).logits
         assert logits.shape[:-1] == y.shape[: logits.ndim - 1]

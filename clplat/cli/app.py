@@ -32,6 +32,7 @@ from clplat.cli import (
     show,
     submit,
     sweep,
+    wandb,
 )
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ClplatError, suggestion
 
@@ -71,6 +72,7 @@ app.command("list", epilog=listing.EPILOG)(listing.listing)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.add_typer(config.app, name="config")
+app.add_typer(wandb.app, name="wandb")
 
 TRAINING = ("fit", "resume")  # they save what they have when a signal comes; the others just end
 

@@ -56,6 +56,8 @@ def fit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build all, try a few steps, print sizes and times; write nothing.")
     ] = False,
+    quiet: flags.Quiet = False,
+    as_json: flags.JsonAtEnd = False,
     traceback: flags.Traceback = False,
 ) -> int:
     """Train on a stream of experiences.
@@ -64,9 +66,12 @@ def fit(
     """
     environment.adopt()
     _check_together(resume=resume, source=source, start_from=start_from, overwrite=overwrite)
+    if as_json and (dry_run or print_config):
+        raise UsageError("--json prints the results of a run, and --dry-run and --print-config make none")
+    overrides = flags.shown(overrides, quiet, as_json)
     if source is not None:
         config = [source / "config.yaml", *(config or [])]
-        overrides = ["run.dir=null", "run.stop_after=null", *(overrides or [])]
+        overrides = ["run.dir=null", "run.stop_after=null", *overrides]
     resolved = flags.compose(
         overrides,
         preset,

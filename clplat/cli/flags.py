@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clplat import config, registry
+from clplat.errors import UsageError
 
 Overrides = Annotated[
     list[str] | None,
@@ -41,7 +42,23 @@ StopAfter = Annotated[
     str | None, typer.Option("--stop-after", metavar="K", help="Stop when K experiences are learned; resume goes on.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Tell nothing but errors; short for trainer.progress=quiet.")]
+JsonAtEnd = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object with the results; short for trainer.progress=json.")
+]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]  # read by app.run
+
+
+def shown(overrides: Sequence[str] | None, quiet: bool, as_json: bool) -> list[str]:
+    """The overrides, with what ``--quiet`` and ``--json`` stand for.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if quiet and as_json:
+        raise UsageError("only one of --quiet and --json can be given")
+    asked = "quiet" if quiet else "json" if as_json else None
+    return [*(overrides or ()), *([] if asked is None else [f"trainer.progress={asked}"])]
 
 
 def examples(*commands: str) -> str:

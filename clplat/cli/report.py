@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from clplat.report.runs import RunData
 
 EPILOG = flags.examples(
-    "clplat report runs", "clplat report runs/ewc-* --output ewc.html", "clplat report runs --json > runs.json"
+    "clplat report runs",
+    "clplat report runs/ewc-* --output ewc.html",
+    "clplat report runs --data --export svg",
+    "clplat report runs --json > runs.json",
 )
 
 
@@ -27,14 +30,19 @@ def report(
     target: Annotated[
         Path | None, typer.Option("--output", metavar="DIR|FILE", help="Where the page goes; report/ if not given.")
     ] = None,
+    pictures: Annotated[
+        Literal["png", "svg", "pdf"] | None, typer.Option("--export", help="Write each figure as a picture as well.")
+    ] = None,
+    data: Annotated[bool, typer.Option("--data", help="Write all values as CSV as well, one a row.")] = False,
     text: Annotated[bool, typer.Option("--text", help="Print the tables and write no page.")] = False,
     as_json: flags.Json = False,
     traceback: flags.Traceback = False,
 ) -> None:
     """Compare runs.
 
-    Prints tables, and writes a page with the matrices and curves that needs no network to be read. Runs that still go
-    on, failed or were stopped show what they have.
+    Prints tables, and writes a page with all figures that needs no network to be read: a folder with index.html, or one
+    file if the name ends in .html. Pictures (figures/, drawn by Chromium through the extra 'figures') and values
+    (data.csv) go beside it. Runs that still go on, failed or were stopped show what they have.
     """
     from clplat.report import compare, tables
     from clplat.report.runs import load_runs
@@ -51,9 +59,21 @@ def report(
         print(json.dumps(tables.as_json(loaded, found), indent=2, allow_nan=False))
     else:
         _print(loaded, found)
+    told = sys.stderr if as_json else sys.stdout
+    whole = target or Path("report")
     if target is not None or not (text or as_json):
-        path = _write(target or Path("report"), loaded, found)
-        print(f"page: {path}", file=sys.stderr if as_json else sys.stdout)
+        print(f"page: {_write(whole, loaded, found)}", file=told)
+    folder = whole.parent if _is_file(whole) else whole
+    if data:
+        from clplat.report import tidy
+
+        _put(folder / "data.csv", tidy.as_csv(loaded), ",".join(tidy.COLUMNS))
+        print(f"values: {folder / 'data.csv'}", file=told)
+    if pictures is not None:
+        from clplat.report import export
+
+        files = export.export(export.drawn(loaded), folder / "figures", pictures)
+        print(f"figures: {len(files)} in {folder / 'figures'}", file=told)
 
 
 def _print(loaded: Sequence[RunData], found: Sequence[Group]) -> None:
@@ -69,11 +89,16 @@ def _print(loaded: Sequence[RunData], found: Sequence[Group]) -> None:
         output.table(*tables.matrix(loaded[0]))
 
 
+def _is_file(target: Path) -> bool:
+    """Whether a name stands for one file, and not for a folder."""
+    return target.suffix in (".html", ".htm")
+
+
 def _write(target: Path, loaded: Sequence[RunData], found: Sequence[Group]) -> Path:
     """Write the page, in a folder with plotly.js beside it; a file that is no report of ours is left alone."""
     from clplat.report import page
 
-    if target.suffix in (".html", ".htm"):
+    if _is_file(target):
         _put(target, page.page(loaded, found), page.GENERATOR)
         return target
     path = target / "index.html"

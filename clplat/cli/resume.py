@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -21,12 +22,17 @@ EPILOG = flags.examples(
 )
 
 
+_ONCE = ("quiet", "json")
+
+
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
     overrides: flags.Overrides = None,
     logger: flags.Logger = None,
     devices: flags.Devices = None,
     stop_after: flags.StopAfter = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.JsonAtEnd = False,
     traceback: flags.Traceback = False,
 ) -> int:
     """Continue a run where it stopped.
@@ -42,7 +48,10 @@ def resume(
         raise UsageError(f"{run} is not a run directory.{_similar(run)}")
     before = config.load(run / "config.yaml")
     given = {"logger": logger, "devices": devices, "stop-after": stop_after}
-    now = config.compose(overrides or (), files=[run / "config.yaml"], flags=given)
+    asked = flags.shown(overrides, quiet, as_json)
+    now = config.compose(asked, files=[run / "config.yaml"], flags=given)
+    if not any(word.startswith("trainer.progress=") for word in asked) and now["trainer"]["progress"] in _ONCE:
+        now["trainer"]["progress"] = "auto"  # that was for the command before
     stopped = directory.read_status(run)["status"] == "stopped"
     if stopped and now["run"]["stop_after"] == before["run"]["stop_after"]:
         now["run"]["stop_after"] = None  # it has been reached
@@ -71,7 +80,10 @@ def go_on(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> int:
         )
     results = directory.results(run)
     if results is not None and results.get("status") == "done" and not changes.of_stream(before, now):
-        print(f"{run} is done already; its results are in {run / 'results.json'}")
+        if now["trainer"]["progress"] == "json":
+            print(json.dumps({"run": str(run), **results}, indent=2))
+        elif now["trainer"]["progress"] != "quiet":
+            print(f"{run} is done already; its results are in {run / 'results.json'}")
         return 0
     if os.environ.get("RANK", "0") == "0":
         continuation.propose(run, now)

@@ -54,6 +54,9 @@ def sweep(
         str | None,
         typer.Option("--select", metavar="first-K", help="Choose the options on the first K experiences, then run."),
     ] = None,
+    proposals: Annotated[
+        int | None, typer.Option("--optuna", metavar="N", help="With --select: Optuna proposes N combinations.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop; write nothing.")] = False,
     as_json: flags.Json = False,
     traceback: flags.Traceback = False,
@@ -84,8 +87,9 @@ def sweep(
     asked = _Asked(named, words, preset, config or [], draws, draw_seed, name)
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least 1 is needed")
+    _check_proposals(proposals, draws, select, dry_run)
     if select is not None:
-        return _select(asked, select, launcher, jobs, dry_run, as_json, ctx.obj)
+        return _select(asked, select, launcher, jobs, dry_run, as_json, ctx.obj, proposals)
     runs = asked.runs()
     if dry_run:
         return _print(runs, as_json)
@@ -106,27 +110,35 @@ class _Asked:
     draw_seed: int
     name: str
 
-    def runs(self, *more: str, **named: str) -> list[Planned]:
-        """The runs, with further overrides or other flags."""
+    def folder(self) -> Path:
+        """Where the runs lie."""
         from clplat import config
-        from clplat.sweep.grid import expand
 
         root = next((o.partition("=")[2] for o in reversed(self.overrides) if o.startswith("run.root=")), None)
+        root = root or config.compose(preset=self.preset, files=self.files, sweep=True)["run"]["root"]
+        return Path(root).expanduser() / self.name
+
+    def runs(self, *more: str, **named: str) -> list[Planned]:
+        """The runs, with further overrides or other flags."""
+        from clplat.sweep.grid import expand
+
         if any(o.startswith("run.dir=") for o in self.overrides):
             raise UsageError("run.dir names one directory, and a sweep has many: set run.root and --name")
-        root = root or config.compose(preset=self.preset, files=self.files, sweep=True)["run"]["root"]
-        folder = Path(root).expanduser() / self.name
         overrides = [*self.overrides, *more]
         return expand(
-            {**self.named, **named}, overrides, folder=folder, preset=self.preset, files=self.files,
+            {**self.named, **named}, overrides, folder=self.folder(), preset=self.preset, files=self.files,
             draws=self.draws, draw_seed=self.draw_seed,
         )  # fmt: skip
 
-    def chosen(self, values: Mapping[str, str], flags: Mapping[str, str]) -> list[Planned]:
-        """The runs of one combination of flags with options that were chosen, with every seed."""
-        kept = [o for o in self.overrides if o.partition("=")[0] not in values]
+    def chosen(self, values: Mapping[str, str], flags: Mapping[str, str], *more: str) -> list[Planned]:
+        """The runs of one combination of flags with options that were chosen, with every seed, and more overrides."""
+        from clplat.sweep.grid import LISTED, applies, split
+
+        every = {key: split(value) for key, value in self.named.items() if value is not None and key in LISTED}
+        keys = {o: o.partition("=")[0] for o in self.overrides}
+        kept = [o for o, key in keys.items() if key not in values and applies(key, flags, every)]
         picked = [f"{key}={value}" for key, value in values.items()]
-        return dataclasses.replace(self, overrides=[*kept, *picked], draws=None).runs(**flags)
+        return dataclasses.replace(self, overrides=[*kept, *picked], draws=None).runs(*more, **flags)
 
 
 def _print(runs: Sequence[Planned], as_json: bool) -> int:
@@ -146,8 +158,24 @@ def _make(runs: Sequence[Planned], argv: Sequence[str]) -> None:
             directory.create(run.config, argv)
 
 
-def _run(runs: Sequence[Planned], jobs: int | None, argv: Sequence[str], as_json: bool = False) -> int:
-    """Run what is not done yet, here, and tell what came of it."""
+def _check_proposals(proposals: int | None, draws: int | None, select: str | None, dry_run: bool) -> None:
+    if proposals is None:
+        return
+    problems = [f"--optuna {proposals}: at least 1 is needed"] if proposals < 1 else []
+    if select is None:
+        problems.append("--optuna needs --select first-K: it judges by validation samples of the first K experiences")
+    if draws is not None:
+        problems.append("only one of --random and --optuna can be given")
+    if dry_run:
+        problems.append("--dry-run knows no runs with --optuna: each proposal follows from the results before it")
+    if problems:
+        raise UsageError(*problems)
+
+
+def _run(
+    runs: Sequence[Planned], jobs: int | None, argv: Sequence[str], as_json: bool = False, *, last: bool = True
+) -> int:
+    """Run what is not done yet, here, and tell what came of it, and if it is the last to run also what to do next."""
     from clplat.sweep import pool
     from clplat.sweep.show import live
     from clplat.sweep.state import Progress, is_done, last_lines
@@ -170,7 +198,7 @@ def _run(runs: Sequence[Planned], jobs: int | None, argv: Sequence[str], as_json
     left = [run for run in runs if not is_done(run.path) and run not in failed]
     if as_json:
         print(json.dumps([_plain(run, progress) for run in runs], indent=2, allow_nan=False))
-    elif not interrupted:
+    elif last and not interrupted:
         folder = directory.shown(runs[0].path.parent)
         print(f"next: clplat compare {folder}   clplat report {folder}   clplat runs {folder} --sort ACC")
     if interrupted:
@@ -190,6 +218,36 @@ def _plain(run: Planned, progress: Any) -> dict[str, Any]:
         "summary": data.summary,
         "seconds": data.seconds,
     }
+
+
+def _propose(
+    asked: _Asked, how: Sequence[str], proposals: int, jobs: int | None, argv: Sequence[str]
+) -> tuple[int, list[Planned]]:
+    """Run what Optuna proposes, one batch after the other; returns the worst exit code, and all candidates."""
+    from clplat.sweep import pool
+    from clplat.sweep.grid import spaces
+    from clplat.sweep.optuna import Search, storage
+
+    def plan(values: Mapping[str, str], flags: Mapping[str, str]) -> Planned:
+        (run,) = asked.chosen(values, flags, *how)
+        return run
+
+    kept = storage(asked.folder().parent)  # that of the sweep; the candidates lie in a folder of their own
+    searches = [
+        Search(flags, axes, plan, kept, proposals, asked.draw_seed)
+        for flags, axes in spaces(asked.named, asked.overrides)
+    ]
+    worst = EXIT_OK
+    for search in searches:
+        batch = jobs or pool.default_jobs(search.devices)
+        while proposed := search.proposals(batch):
+            code = _run([run for _, run in proposed], batch, argv, last=False)
+            if code == EXIT_INTERRUPTED:
+                return code, []
+            worst = max(worst, code)
+            for trial, run in proposed:
+                search.tell(trial, run)
+    return worst, [run for search in searches for run in search.candidates()]
 
 
 def _submit(runs: Sequence[Planned], argv: Sequence[str]) -> int:
@@ -215,7 +273,14 @@ def _submit(runs: Sequence[Planned], argv: Sequence[str]) -> int:
 
 
 def _select(
-    asked: _Asked, how: str, launcher: str, jobs: int | None, dry_run: bool, as_json: bool, argv: Sequence[str]
+    asked: _Asked,
+    how: str,
+    launcher: str,
+    jobs: int | None,
+    dry_run: bool,
+    as_json: bool,
+    argv: Sequence[str],
+    proposals: int | None,
 ) -> int:
     """Search on the first experiences, then run what was best."""
     from clplat.sweep import select
@@ -226,10 +291,14 @@ def _select(
         raise UsageError("--select runs its search here: use --launcher local, then submit what it chose")
     searching = dataclasses.replace(asked, name=f"{asked.name}/select")
     one_seed = (asked.named["seed"] or "0").split(",")[0]
-    candidates = searching.runs(*select.searching(k), seed=one_seed)
-    if dry_run:
-        return _print(candidates, as_json)
-    code = _run(candidates, jobs, argv)
+    if proposals is None:
+        candidates = searching.runs(*select.searching(k), seed=one_seed)
+        if dry_run:
+            return _print(candidates, as_json)
+        code = _run(candidates, jobs, argv, last=False)
+    else:
+        searching = dataclasses.replace(searching, named={**asked.named, "seed": one_seed})
+        code, candidates = _propose(searching, select.searching(k), proposals, jobs, argv)
     if code == EXIT_INTERRUPTED:
         return code
     choices = select.choose(candidates)

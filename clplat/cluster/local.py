@@ -68,9 +68,11 @@ def launch(
     if devices == 1 or "WORLD_SIZE" in os.environ:
         return importlib.import_module(module).run(run_dir)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if devices > cores and config["trainer"].get("accelerator") == "cpu":
+    quiet = config["trainer"].get("progress") == "quiet"
+    if not quiet and devices > cores and config["trainer"].get("accelerator") == "cpu":
         _say(f"warning: {devices} CPU ranks on {cores} cores; they will wait for each other")
-    _say(f"{'resuming' if resume else 'starting'} {devices} ranks")
+    if not quiet:
+        _say(f"{'resuming' if resume else 'starting'} {devices} ranks")
     code = _supervise(lambda: _start(run_dir, module, devices), grace)
     if code in (EXIT_FAILED, EXIT_USAGE, EXIT_MISSING):
         # A rank that was killed could not say so itself. Who holds the lock is another run of the same directory.

@@ -9,6 +9,8 @@ from typing import Any
 from clplat.report.runs import RunData
 from clplat.report.values import mapping, number, text, whole
 
+END_OF_CALENDARS = 250_000_000_000.0  # before the year 10,000
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -58,7 +60,7 @@ def starts(run: RunData) -> list[Start]:
     """The starts in ``history.jsonl``, in order."""
     found: list[Start] = []
     for line in run.history:
-        at = number(line.get("time"))
+        at = _moment(line.get("time"))
         if line.get("event") == "start" and at is not None:
             names = [
                 f"{key} {text(line[key])}" for key in ("host", "job", "array_task", "restart", "world") if key in line
@@ -71,6 +73,12 @@ def starts(run: RunData) -> list[Start]:
     if run.status != "running":
         _killed(found)
     return found
+
+
+def _moment(value: Any) -> float | None:
+    """Seconds since the epoch, in years that calendars know."""
+    at = number(value)
+    return at if at is not None and 0 <= at < END_OF_CALENDARS else None
 
 
 def _killed(found: list[Start]) -> None:

@@ -154,7 +154,7 @@ def curves(run: RunData) -> Figure:
     rows = [*([] if run.baseline is None else [(0, run.baseline)]), *enumerate(run.matrix, 1)]
     if not rows:
         raise NotMeasuredError(NOTHING)
-    over_steps = bool(run.looks) and None not in run.ends
+    over_steps = bool(run.looks) and all(run.end(i) is not None for i in range(len(run.matrix)))
     points = _over_steps(run) if over_steps else [(i, i, row) for i, row in rows]
     width = max(len(row) for _, row in rows)
     data = []
@@ -211,11 +211,11 @@ def gap(run: RunData) -> Figure:
         raise NotMeasuredError("nothing was evaluated inside experiences: train with eval.every > 0")
     data = []
     for i in range(1, len(run.matrix)):
-        begin, before = run.ends[i - 1], {run.teaches(k) for k in range(i)} - {run.teaches(i)}
+        begin, before = run.end(i - 1), {run.teaches(k) for k in range(i)} - {run.teaches(i)}
         if begin is None or not before:
             continue
         inside = [(look.step - begin, look.row) for look in run.looks if look.experience == i and look.step is not None]
-        end = run.ends[i]
+        end = run.end(i)
         points = [(0, run.matrix[i - 1]), *inside, *([] if end is None else [(end - begin, run.matrix[i])])]
         kept = [(x, [at(list(row), j) for j in before]) for x, row in points]
         means = [(x, sum(v for v in row if v is not None) / len(row)) for x, row in kept if None not in row]

@@ -228,5 +228,4 @@ def _end(run: RunData, starts: Sequence[details.Start], number: int) -> float:
 
 
 def _time(seconds: float) -> str:
-    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)  # any number, unlike fromtimestamp
-    return moment.isoformat(sep=" ", timespec="milliseconds")
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

@@ -130,10 +130,11 @@ def _title(runs: Sequence[RunData]) -> str:
 def _overview(runs: Sequence[RunData], found: Sequence[Group], drawn: _Figures) -> Iterator[str]:
     yield "<section>"
     yield from (f'<p class="problem">{html.escape(problem)}</p>' for run in runs for problem in run.problems)
-    yield _table(tables.summary(runs))
+    yield tables.as_html(*tables.summary(runs))
     over_seeds = tables.seeds(found)
     if over_seeds is not None:
-        yield f"<h2>Over seeds</h2>\n<p>Mean ± sample standard deviation of runs that are done.</p>{_table(over_seeds)}"
+        yield "<h2>Over seeds</h2>\n<p>Mean ± sample standard deviation of runs that are done.</p>"
+        yield tables.as_html(*over_seeds)
     yield from _views(runs, drawn, each=False)
     yield "</section>"
 
@@ -163,10 +164,3 @@ def _views(runs: Sequence[RunData], drawn: _Figures, *, each: bool) -> Iterator[
             else:
                 yield drawn.place(view.key, figure)
     yield from missing
-
-
-def _table(table: tables.Table) -> str:
-    head, rows = table
-    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return f"<table><tr>{names}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"

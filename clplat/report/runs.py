@@ -154,9 +154,18 @@ class RunData:
         """The lines of ``history.jsonl``, unchecked; read when first asked for."""
         return lines(self.path, "history.jsonl")
 
+    def _repr_html_(self) -> str:
+        from clplat.report import tables  # which are made of runs
+
+        return tables.as_html(*tables.summary([self])) + tables.as_html(*tables.matrix(self))
+
     def teaches(self, i: int) -> int:
         """The test experience that belongs to training experience i."""
         return self.tests[i] if i < len(self.tests) else i
+
+    def end(self, i: int) -> int | None:
+        """The optimiser step at which row i of the matrix was measured; None where the record does not say."""
+        return self.ends[i] if i < len(self.ends) else None
 
     @property
     def average_seen(self) -> Row:

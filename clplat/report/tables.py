@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,13 @@ def matrix(run: RunData) -> Table:
     width = max((len(row) for _, row in rows), default=0)
     body = [[name, *(("" if v is None else f"{v:.3f}") for v in row), *[""] * (width - len(row))] for name, row in rows]
     return ["after", *map(str, range(1, width + 1))], body
+
+
+def as_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as HTML; all of it is text."""
+    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    return f"<table><tr>{names}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def as_json(runs: Sequence[RunData], found: Sequence[Group]) -> dict[str, Any]:

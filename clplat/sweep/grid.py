@@ -92,26 +92,15 @@ def expand(
     Raises:
         UsageError: a value twice, a range without ``draws``, or a configuration that is wrong; all mistakes at once.
     """
-    flags = {key: split(value) for key, value in named.items() if value is not None and key in LISTED}
     fixed = {key: value for key, value in named.items() if value is not None and key not in LISTED}
-    axes: dict[str, list[str]] = {}
-    plain: list[str] = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        values = split(text) if equals else []
-        ranges = any(_DRAWN.match(value) for value in values)
-        if len(values) > 1 or ranges:
-            axes[key] = values
-        else:
-            plain.append(override)
+    flags, axes, plain = _read(named, overrides)
     _check(flags | axes, draws)
-    of_flags = [dict(zip(flags, values, strict=True)) for values in itertools.product(*flags.values())]
     found: dict[str, Planned] = {}
     problems: list[str] = []
     used: set[str] = set()
-    for number, chosen_flags in enumerate(of_flags):
-        own = {key: values for key, values in axes.items() if _applies(key, chosen_flags, flags)}
-        own_plain = [o for o in plain if _applies(o.partition("=")[0], chosen_flags, flags)]
+    for number, chosen_flags in enumerate(_points(flags, None, "")):
+        own = {key: values for key, values in axes.items() if applies(key, chosen_flags, flags)}
+        own_plain = [o for o in plain if applies(o.partition("=")[0], chosen_flags, flags)]
         used |= {*own, *own_plain}
         for chosen in _points(own, draws, f"{draw_seed}/{number}" if not _only_seed(flags) else str(draw_seed)):
             words = [f"{key}={value}" for key, value in chosen.items()]
@@ -131,11 +120,50 @@ def expand(
     return list(found.values())
 
 
+def spaces(
+    named: Mapping[str, str | None], overrides: Sequence[str]
+) -> list[tuple[dict[str, str], dict[str, list[str]]]]:
+    """Each combination of the flags, with the options that vary in it: their values, or the ranges to draw from.
+
+    Raises:
+        UsageError: a value twice, or a wrong range; all mistakes at once.
+    """
+    flags, axes, _ = _read(named, overrides)
+    _check(flags | axes, 1)
+    return [
+        (chosen, {key: values for key, values in axes.items() if applies(key, chosen, flags)})
+        for chosen in _points(flags, None, "")
+    ]
+
+
+def drawn(value: str) -> tuple[str, float, float] | None:
+    """``("log", 1.0, 100.0)`` of ``log(1,100)``; None of a plain value."""
+    match = _DRAWN.match(value)
+    return None if match is None else (match[1], float(match[2]), float(match[3]))
+
+
 def digest(config: Mapping[str, Any]) -> str:
     """Eight characters that are the same for configurations that compute the same."""
     computing = {key: value for key, value in changes.flatten(config).items() if not changes.is_free(key)}
     text = json.dumps({**computing, "stop_after": config["run"]["stop_after"]}, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _read(
+    named: Mapping[str, str | None], overrides: Sequence[str]
+) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
+    """The flags with their values, the options that vary with theirs, and the overrides that hold one value."""
+    flags = {key: split(value) for key, value in named.items() if value is not None and key in LISTED}
+    axes: dict[str, list[str]] = {}
+    plain: list[str] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        values = split(text) if equals else []
+        if len(values) > 1 or any(_DRAWN.match(value) for value in values):
+            axes[key] = values
+        else:
+            plain.append(override)
+    return flags, axes, plain
 
 
 def _check(axes: Mapping[str, Sequence[str]], draws: int | None) -> None:
@@ -171,7 +199,7 @@ def _bad_range(value: str) -> Iterator[str]:
         yield "a range by logarithm begins above 0"
 
 
-def _applies(key: str, chosen: Mapping[str, str], flags: Mapping[str, Sequence[str]]) -> bool:
+def applies(key: str, chosen: Mapping[str, str], flags: Mapping[str, Sequence[str]]) -> bool:
     """Whether a run has the entry that an option ``group.NAME.key`` is for; any other option is for every run."""
     group, _, rest = key.partition(".")
     if group not in flags:
@@ -201,12 +229,12 @@ def _points(axes: Mapping[str, Sequence[str]], draws: int | None, source: str) -
 
 
 def _drawn(value: str, drawing: random.Random) -> str:
-    match = _DRAWN.match(value)
-    if match is None:
+    found = drawn(value)
+    if found is None:
         return value
-    low, high = float(match[2]), float(match[3])
-    if match[1] == "int":
+    kind, low, high = found
+    if kind == "int":
         return str(drawing.randint(math.ceil(low), math.floor(high)))
-    if match[1] == "log":
+    if kind == "log":
         return f"{math.exp(drawing.uniform(math.log(low), math.log(high))):.4g}"
     return f"{drawing.uniform(low, high):.4g}"

@@ -43,6 +43,7 @@ RECORDS = (
     "wandb",
     "csv",
     "tensorboard",
+    "mlflow",
 )
 
 
@@ -167,6 +168,18 @@ def run_name(config: Mapping[str, Any]) -> str:
     """A readable name for a run: strategy, backbone, scenario and seed."""
     parts = [config[group]["name"] for group in ("strategy", "backbone", "scenario")]
     return re.sub(r"[^\w.+-]+", "_", f"{'-'.join(parts)}-s{config['seed']}")[:200].lstrip(".-") or "run"
+
+
+def sweep(run_dir: Path) -> str | None:
+    """The name of the sweep that made a run, by its command; of a candidate ``NAME/select``. None for any other run."""
+    try:
+        words = shlex.split((run_dir / "command.txt").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    folder = run_dir.resolve().parent
+    if words[1:2] != ["sweep"]:
+        return None
+    return f"{folder.parent.name}/select" if folder.name == "select" else folder.name
 
 
 def _claim_new(root: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ class NullMirror:
     def __init__(self) -> None:
         pass
 
-    def start(self, run_dir: Path, config: Mapping[str, Any]) -> None: ...
+    def start(self, run_dir: Path, config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None: ...
 
     def log(self, line: Mapping[str, Any]) -> None: ...
 

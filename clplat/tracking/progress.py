@@ -1,14 +1,13 @@
-"""What one sees while a run goes on: bars on a terminal, plain lines elsewhere; and the summary at its end."""
+"""What one sees while a run goes on: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 
 class Display(Protocol):
@@ -75,31 +74,7 @@ class Bars(Silent):
 
 
 def display(kind: str) -> Display:
-    """The display that ``trainer.progress`` asks for: auto, bars, lines or none."""
+    """The display that ``trainer.progress`` asks for: auto, bars, lines; none, quiet and json show nothing now."""
     if kind == "auto":
         kind = "bars" if sys.stderr.isatty() else "lines"
-    return {"bars": Bars, "lines": Lines, "none": Silent}[kind]()
-
-
-def print_summary(results: Mapping[str, Any], run_dir: object) -> None:
-    """The matrix, the summary, time and memory, and where the run lies, on standard output."""
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    matrix = results["matrix"]
-    table = Table(title=f"{results['metric']} after experience (row) on experience (column)", title_justify="left")
-    table.add_column("after")
-    for j in range(len(matrix)):
-        table.add_column(str(j + 1), justify="right")
-    for i, row in enumerate([results["baseline"], *matrix]):
-        cells = ["" if value is None else f"{value:.3f}" for value in row]
-        # What was learned so far stands bold; to the right of it is what transfers forward.
-        cells = [f"[bold]{cell}[/bold]" if j < i else f"[dim]{cell}[/dim]" for j, cell in enumerate(cells)]
-        table.add_row("start" if i == 0 else str(i), *cells)
-    console.print(table)
-    names = {"learning_accuracy": "learning accuracy", "average_incremental": "average incremental accuracy"}
-    for name, value in results["summary"].items():
-        reason = results["reasons"].get(name, "")
-        console.print(f"{names.get(name, name):>28}  {'-' if value is None else f'{value:.4f}'}  {reason}".rstrip())
-    console.print(f"{'time':>28}  {results['seconds']:.1f} s (training {results['train_seconds']:.1f} s)")
-    peak, stored = results["peak_bytes"] / 2**20, results["stored_bytes"] / 2**20
-    console.print(f"{'memory':>28}  {peak:.0f} MiB at most, {stored:.2f} MiB kept by the strategy")
-    console.print(f"{'run':>28}  {run_dir}", soft_wrap=True)
+    return {"bars": Bars, "lines": Lines}.get(kind, Silent)()

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from clplat.errors import RunFailedError
+from clplat.tracking.background import Background, MirrorFailedError
 from clplat.tracking.directory import write_atomic, write_status
 
 HEARTBEAT_SECONDS = 5.0
 
 
 class Mirror(Protocol):
-    """Somewhere else that shows a run. Whatever it raises is logged once, and the run goes on without it."""
+    """Somewhere else that shows a run. It is called from a thread of its own, however long it takes; whatever it raises
+    is logged once, and the run goes on without it."""
 
-    def start(self, run_dir: Path, config: Mapping[str, Any]) -> None:
-        """The run starts or goes on."""
+    def start(self, run_dir: Path, config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+        """The run starts or goes on; ``lines`` are those that its record holds by now."""
 
     def log(self, line: Mapping[str, Any]) -> None:
         """A line of ``metrics.jsonl``."""
@@ -44,6 +46,8 @@ class Record:
 
     def __init__(self, run_dir: Path | None, mirrors: Sequence[Mirror] = ()) -> None:
         self.run_dir, self.mirrors = run_dir, list(mirrors)
+        self.quiet = False  # then only errors are told on standard error
+        self._told: list[Background] = []
         self._files: dict[str, IO[str]] = {}
         self._beat = 0.0
         self._before = 0.0  # seconds of earlier parts of the run
@@ -66,12 +70,13 @@ class Record:
                 file.seek(0, os.SEEK_END)  # tell() is asked for the length before anything is written
                 self._files[name] = file
         self.status("running")
-        run_dir = self.run_dir
-        self._mirror(lambda mirror: mirror.start(run_dir, config))
+        run_dir, past = self.run_dir, lines(self.run_dir, "metrics.jsonl")
+        self._told = [Background(mirror) for mirror in self.mirrors]
+        self._mirror(lambda mirror: mirror.start(run_dir, config, past))
 
     def log(self, **line: Any) -> None:
         """A line of ``metrics.jsonl``: nothing in it may depend on the clock."""
-        plain = {key: _finite(value) for key, value in line.items()}
+        plain = {key: finite(value) for key, value in line.items()}
         self._write("metrics.jsonl", plain)
         self._mirror(lambda mirror: mirror.log(plain))
 
@@ -110,7 +115,8 @@ class Record:
         """A line for the log and for standard error."""
         if self.run_dir is None:
             return
-        print(message, file=sys.stderr, flush=True)
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
         with self._obligatory(), open(self.run_dir / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
@@ -127,14 +133,13 @@ class Record:
                 self._files[name].write(json.dumps(line) + "\n")
                 self._files[name].flush()
 
-    def _mirror(self, call: Callable[[Mirror], None]) -> None:
-        for mirror in list(self.mirrors):
+    def _mirror(self, call: Callable[[Background], None]) -> None:
+        for mirror in list(self._told):
             try:
                 call(mirror)
-            except Exception as error:  # whatever a mirror does, the run goes on
-                self.mirrors.remove(mirror)
-                name = type(mirror).__name__
-                self.say(f"warning: {name} failed and is switched off: {type(error).__name__}: {error}")
+            except MirrorFailedError as error:  # whatever a mirror does, the run goes on
+                self._told.remove(mirror)
+                self.say(f"warning: {mirror.name} failed and is switched off: {error}")
 
     def _obligatory(self) -> _Obligatory:
         return _Obligatory(self.run_dir)
@@ -169,10 +174,10 @@ def lines(run_dir: Path, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes null."""
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: JSON has no NaN: a number that is not finite becomes null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

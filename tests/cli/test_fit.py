@@ -54,7 +54,8 @@ def test_what_a_run_leaves(fitted, place):
     found = results(place / "whole")
     assert set(found) == {
         "status", "metric", "direction", "matrix", "baseline", "summary", "reasons", "steps", "parameters",
-        "stored_bytes", "weights_sha256", "seconds", "train_seconds", "peak_bytes",
+        "stored_bytes", "weights_sha256", "seconds", "train_seconds", "peak_bytes", "new_classes",
+        "trainable_parameters", "stored_bytes_by_kind",
     }  # fmt: skip
     assert (found["status"], found["metric"], found["direction"]) == ("done", "accuracy", "max")
     assert [len(row) for row in found["matrix"]] == [2, 2]
@@ -74,6 +75,36 @@ def test_what_one_sees_of_a_run(fitted, place):
     assert "whole" in fitted.stdout
     lines = fitted.stderr.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["experience 1/2", "experience 2/2"]
+
+
+def test_the_end_of_a_run_says_what_to_do_next(fitted, place):
+    assert "best task" in fitted.stdout
+    words = [line.split("clplat ")[1] for line in fitted.stdout.splitlines() if "clplat " in line]
+    assert words == ["report whole", "metrics whole", "compare ."]
+    for command in words:
+        looked = clplat(*command.split(), cwd=place)
+        assert looked.returncode == 0, looked.stderr
+
+
+def test_json_and_quiet_say_what_they_promise(place, fitted):
+    """A run in two parts, the first told in JSON and the second not at all, is the whole one."""
+    first = clplat("fit", *SMALL, "run.dir=parts", "--stop-after", "1", "--json", cwd=place)
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    assert (told["run"], told["status"], len(told["matrix"])) == ("parts", "stopped", 1)
+    assert first.stderr.splitlines() == ["stopped after 1 experiences; go on with: clplat resume parts"]
+    second = clplat("resume", "parts", "--quiet", cwd=place)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert results(place / "parts")["weights_sha256"] == results(place / "whole")["weights_sha256"]
+    again = clplat("resume", "parts", "--json", cwd=place)
+    assert json.loads(again.stdout) == {"run": "parts", **results(place / "parts")}
+    assert clplat("resume", "parts", "--quiet", cwd=place).stdout == ""
+    assert "is done already" in clplat("resume", "parts", cwd=place).stdout
+    failed = clplat("fit", *SMALL, "run.dir=failed", "optimizer.lr=1e30", "--quiet", cwd=place)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert all(line.startswith("error: ") for line in failed.stderr.splitlines())
+    refused = clplat("fit", *SMALL, "--quiet", "--json", cwd=place)
+    assert (refused.returncode, refused.stderr) == (2, "error: only one of --quiet and --json can be given\n")
 
 
 def test_a_run_that_is_done_is_not_run_again(fitted, place):

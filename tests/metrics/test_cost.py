@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clplat.memory import by_experience
 from clplat.metrics.cost import sizes
 from tests import cases
 
@@ -44,3 +45,15 @@ def test_what_cannot_learn_is_not_trainable() -> None:
     found = sizes(one.learner, one.learner.state_dict())
     assert found["parameters"] == PARAMETERS
     assert found["trainable_parameters"] == 12 * 10 + 10
+
+
+def test_what_holds_weights_and_what_the_memory_keeps() -> None:
+    one = cases.built("si+er")
+    results = cases.run(one)
+    penalty = one.learner.strategy.parts["si"].penalty
+    assert results["importance"] == {name: float(a.double().sum()) for name, a in penalty.importance.items()}
+    assert sum(results["importance"].values()) > 0
+    kept = by_experience(one.learner.strategy)
+    assert sum(kept.values()) == 20
+    assert list(kept) == sorted(kept, key=int)
+    assert by_experience(cases.built("naive").learner.strategy) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import clplat
@@ -21,6 +22,12 @@ NAMES = [
 
 def build(name: str, seed: int = 0, **options: object) -> Scenario:
     return registry.find("scenario", name).build(seed, **options)
+
+
+@cache
+def made(name: str, setting: str | None = None, seed: int = 0) -> Scenario:
+    """Built once, for tests that only look at it."""
+    return build(name, seed, **({"setting": setting} if setting else {}))
 
 
 def in_settings() -> list[tuple[str, str | None]]:

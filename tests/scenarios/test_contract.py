@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from clplat import dryrun, registry
 from clplat.backbones.encoder import encoded_shape
 from clplat.metrics import measures
 from clplat.scenario import PER_STEP, Experience, Scenario, TensorData
-from tests.scenarios.streams import NAMES, build, in_settings, two_steps
+from tests.scenarios.streams import NAMES, build, in_settings, made, two_steps
 
 DTYPES = {
     "class": torch.long,
@@ -22,11 +21,6 @@ DTYPES = {
     "series": torch.float32,
 }
 EVERY = pytest.mark.parametrize(("name", "setting"), in_settings())
-
-
-@cache
-def made(name: str, setting: str | None = None, seed: int = 0) -> Scenario:
-    return build(name, seed, **({"setting": setting} if setting else {}))
 
 
 def streams(scenario: Scenario) -> dict[str, list[Experience]]:

@@ -161,6 +161,16 @@ def test_what_was_not_reached_is_said() -> None:
     assert results["forward_facilitation"] == [None] * 3
 
 
+@pytest.mark.parametrize("budget", [None, 0.5])
+def test_what_the_law_asks_for_is_reported_beside_what_was_shown(budget: float | None) -> None:
+    strategy = PowerLawRehearsal(exponent=1.0, offset=1.0, budget=budget)
+    strategy._seen, strategy._last = [TensorData(torch.zeros(4, 1), torch.zeros(4)) for _ in range(2)], [0, 1]
+    expected, realised = strategy._expected(2, 12), strategy._counts(2, 12)
+    # weights 1/3 and 1/2 of lags 2 and 1; of 12 samples, or of the 6 of the budget, and at most the 4 that there are
+    assert expected == pytest.approx([4, 6] if budget is None else [2.4, 3.6])
+    assert realised == ([4, 4] if budget is None else [2, 4])
+
+
 def test_without_rehearsal_it_is_naive() -> None:
     options = ["trainer.accumulate=1", "strategy.environment=none", "strategy.budget=null", "strategy.offset=10"]
     assert run(built("power-law-rehearsal", *options))["matrix"] == run(built("naive", options[0]))["matrix"]

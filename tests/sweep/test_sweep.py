@@ -132,3 +132,27 @@ def test_select_looks_at_the_first_experiences_alone(place):
     refused = clplat("sweep", "--select", "first-1", *SMALL, "optimizer.lr=0.1,0.2", "--name", "no", cwd=place)
     assert refused.returncode == 1
     assert "scenario.validation=0.1" in refused.stderr
+
+
+def test_optuna_proposes_by_validation_and_goes_on(place):
+    pytest.importorskip("optuna", reason="Optuna is not installed")
+    words = ["sweep", "--name", "proposed", "--select", "first-1", *SMALL, "scenario.validation=0.1"]
+    words += ["strategy.ewc.importance=log(1,1e4)", "optimizer.lr=1e-9,0.01", "--json"]
+    made = clplat(*words, "--optuna", "2", cwd=place)
+    assert made.returncode == 0, made.stderr
+    assert len(json.loads(made.stdout)) == 4  # two strategies, two seeds
+    folder = place / "runs/proposed"
+    assert {tuple(one["chosen"]) for one in json.loads((folder / "selected.json").read_text())} == {
+        ("optimizer.lr",), ("strategy.ewc.importance", "optimizer.lr"),
+    }  # fmt: skip
+    before = set((folder / "select").iterdir())
+    for path in before:
+        assert json.loads((path / "status.json").read_text())["status"] == "stopped"
+        lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        rows = [line["accuracy"] for line in lines if "summary" in line]
+        assert rows
+        assert all(row[1] is None for row in rows)
+    more = clplat(*words, "--optuna", "3", cwd=place)
+    assert more.returncode == 0, more.stderr
+    assert before <= set((folder / "select").iterdir())
+    assert more.stderr.count("runs, 1 to do") + more.stderr.count("runs, 0 to do") >= 2

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import shutil
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clplat import registry
+from clplat import checkpoint, registry
 from clplat.build import build_mirrors
 from clplat.errors import MissingError
-from clplat.tracking import loggers
-from clplat.tracking.directory import write_status
-from clplat.tracking.loggers import CsvMirror, TensorBoardMirror, WandbMirror, cells, heatmap, matrix_row, scalars
+from clplat.tracking.directory import sweep, write_status
+from clplat.tracking.mirrors import wandb as weights_and_biases
+from clplat.tracking.mirrors.csv import CsvMirror
+from clplat.tracking.mirrors.tensorboard import TensorBoardMirror
+from clplat.tracking.mirrors.wandb import WandbMirror
+from clplat.tracking.names import cells, matrix_row, outcome, scalars
 from clplat.tracking.record import Mirror, Record
+from clplat.tracking.record import lines as recorded
 from tests.tracking.conftest import CONFIG, LINES, RESULTS, evaluation, record, train
 from tests.tracking.wandb_file import BLOCK, WandbFile, _records, offline_runs
 
 
 def play(mirror: Mirror, run_dir: Path, lines: list[dict[str, Any]], results: Any = None, before: int = 0) -> None:
     """What a run does to a mirror; ``before`` lines are in the record when it starts."""
-    record(run_dir, lines[:before])
-    mirror.start(run_dir, CONFIG)
+    mirror.start(run_dir, CONFIG, lines[:before])
     for line in lines[before:]:
         mirror.log(line)
+    record(run_dir, lines)
+    if results is not None:
+        (run_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
     mirror.finish(results)
 
 
@@ -63,12 +72,48 @@ def test_scalars_of_any_metric_and_of_other_lines():
     assert scalars({"event": "other", "experience": 0, "step": 3}) == {}
 
 
-def test_cells_and_heatmap():
+def test_cells():
     rows = [(line["experience"], matrix_row(line)) for line in LINES if line["event"] == "evaluate"]
     assert cells(rows) == [(-1, 0, 0.1), (-1, 1, 0.125), (0, 0, 0.9), (1, 0, 0.6), (1, 1, 0.8)]
-    figure = heatmap(rows, "accuracy").to_plotly_json()
-    assert figure["data"][0]["z"] == [[0.1, 0.125], [0.9, None], [0.6, 0.8]]
-    assert list(figure["data"][0]["y"]) == ["start", "0", "1"]
+
+
+def test_the_row_of_a_stream_whose_tasks_return():
+    line = {"event": "evaluate", "experience": -1, "step": 0, "tests": [0, 1, 0], "accuracy": [0.1, 0.2]}
+    assert matrix_row(line) == [0.1, 0.2]
+
+
+def test_the_outcome_of_a_run(run_dir):
+    record(run_dir, LINES)
+    results = {**RESULTS, "parameters": 12, "stored_bytes_by_kind": {"samples": 3}, "weights_sha256": "ab"}
+    (run_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    added = {"evaluations": 2, "values": {"ece": 0.25, "confusion": [[1]]}, "reasons": {}, "references": {}}
+    (run_dir / "metrics.json").write_text(json.dumps(added), encoding="utf-8")
+    timings = [{"event": "phase", "phase": "train", "samples": 30, "seconds": 2.0}]
+    timings += [{"event": "evaluate", "seconds": 0.5}]
+    (run_dir / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in timings), encoding="utf-8")
+    (run_dir / "probes").mkdir()
+    (run_dir / "probes" / "gdv.json").write_text('{"checkpoint": "c", "gdv": -0.5, "layers": [1]}', encoding="utf-8")
+    (run_dir / "probes" / "damaged.json").write_text("{", encoding="utf-8")
+    assert outcome(run_dir) == {
+        "status": "done",
+        "metric": "accuracy",
+        "weights_sha256": "ab",
+        "steps": 8,
+        "seconds": 1.5,
+        "ACC": 0.7,
+        "forgetting": 0.3,
+        "BWT": -0.3,
+        "FWT": 0.05,
+        "learning_accuracy": 0.85,
+        "parameters": 12,
+        "stored_bytes_by_kind/samples": 3,
+        "seconds_by_phase/train": 2.0,
+        "seconds_by_phase/evaluate": 0.5,
+        "seconds_by_phase/checkpoint": 0,
+        "samples_per_second": 15.0,
+        "ece": 0.25,
+        "probe/gdv/gdv": -0.5,
+    }
 
 
 # --- the registry ----------------------------------------------------------------------------------------------------
@@ -79,7 +124,9 @@ def test_every_option_is_documented():
     for entry in registry.entries("logger").values():
         assert entry.summary
         assert all(option.doc and not option.required for option in entry.options.values())
-    assert list(registry.find("logger", "wandb").options) == ["project", "mode", "group", "tags"]
+    assert list(registry.find("logger", "wandb").options) == [
+        "project", "entity", "mode", "group", "tags", "artifacts",
+    ]  # fmt: skip
 
 
 def test_a_missing_package_is_told_before_the_run(monkeypatch):
@@ -87,7 +134,7 @@ def test_a_missing_package_is_told_before_the_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingError, match="pip install tensorboard"):
         build_mirrors({"name": "tensorboard"})
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights_and_biases.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match="pip install wandb"):
         build_mirrors({"name": "csv+wandb"})
 
@@ -113,11 +160,11 @@ def play_wandb(mirror: WandbMirror, run_dir: Path, *args: Any, **kwargs: Any) ->
 
 def test_wandb_offline(run_dir, nobody, capfd):
     mirror = WandbMirror(tags=("a", "b"))
-    assert "wandb" not in vars(loggers)
+    assert not isinstance(vars(weights_and_biases).get("wandb"), types.ModuleType)
     play_wandb(mirror, run_dir, LINES, RESULTS)
     assert capfd.readouterr() == ("", "")
     (run,) = offline_runs(run_dir)
-    assert (run.run.project, run.run.display_name, run.run.job_type) == ("clplat", "some-run", "fit")
+    assert (run.run.project, run.run.display_name, run.run.job_type) == ("clplat", "some-run", "train")
     assert (run.run.run_group, list(run.run.tags)) == ("ewc-mlp-permuted-digits", ["a", "b"])
     assert run.run.run_id == (run_dir / "wandb" / "id").read_text().strip()
     assert {key: run.config[key] for key in CONFIG} == CONFIG
@@ -134,6 +181,8 @@ def test_wandb_offline(run_dir, nobody, capfd):
     assert matrix(run, 5) == [[-1, 0, 0.1], [-1, 1, 0.125], [0, 0, 0.9], [1, 0, 0.6], [1, 1, 0.8]]
     figure = run.media(run.history[-1]["eval/heatmap"])
     assert figure["data"][0]["z"][2] == [0.6, 0.8]
+    curves = run.media(run.history[-1]["eval/curves"])
+    assert [trace["y"] for trace in curves["data"]] == [[0.1, 0.9, 0.6], [0.125, None, 0.8]]
     assert (run.summary["ACC"], run.summary["steps"], run.summary["eval/ACC"]) == (0.7, 8, 0.7)
     assert "average_incremental" not in run.summary
     assert run.exit_code == 0
@@ -158,7 +207,7 @@ def test_wandb_goes_on_with_the_same_id_and_the_whole_matrix(run_dir, nobody):
 
 
 def test_wandb_table_of_a_long_stream_comes_at_the_end(run_dir, nobody, monkeypatch):
-    monkeypatch.setattr(loggers, "TABLE_EACH", 1)
+    monkeypatch.setattr(weights_and_biases, "TABLE_EACH", 1)
     write_status(run_dir, "failed")
     play_wandb(WandbMirror(), run_dir, LINES)
     play_wandb(WandbMirror(), run_dir, LINES, RESULTS, before=6)
@@ -182,7 +231,7 @@ def test_wandb_shows_a_server_only_what_it_does_not_have(run_dir, nobody, monkey
 def test_wandb_without_network_goes_on_offline(run_dir, nobody, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(loggers, "START_TIMEOUT", 1.0)
+    monkeypatch.setattr(weights_and_biases, "START_TIMEOUT", 1.0)
     play_wandb(WandbMirror(), run_dir, LINES, RESULTS)
     (run,) = offline_runs(run_dir)
     assert run.series("eval/ACC", "experience") == [(0, 0.9), (1, 0.7)]
@@ -193,10 +242,10 @@ def test_wandb_without_network_goes_on_offline(run_dir, nobody, monkeypatch, cap
 
 def test_wandb_modes(run_dir, nobody, monkeypatch):
     with pytest.raises(MissingError, match="wandb login"):
-        WandbMirror(mode="online").start(run_dir, CONFIG)
+        WandbMirror(mode="online").start(run_dir, CONFIG, [])
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(MissingError, match="WANDB_API_KEY"):
-        WandbMirror().start(run_dir, CONFIG)
+        WandbMirror().start(run_dir, CONFIG, [])
     monkeypatch.setenv("WANDB_MODE", "disabled")
     play_wandb(WandbMirror(), run_dir, LINES, RESULTS)
     assert not list(run_dir.glob("wandb/*"))
@@ -211,14 +260,14 @@ def test_an_api_key_in_netrc_is_found(tmp_path, nobody, monkeypatch, named):
     import wandb
 
     settings = wandb.Settings(base_url="https://wandb.example.org")
-    assert not loggers._has_key(settings)
+    assert not weights_and_biases._has_key(settings)
     path = tmp_path / ("elsewhere" if named else ".netrc")
     path.write_text(f"machine wandb.example.org login user password {'0' * 40}\n")
     path.chmod(0o600)
     if named:
         monkeypatch.setenv("NETRC", str(path))
-    assert loggers._has_key(settings)
-    assert not loggers._has_key(wandb.Settings(base_url="https://other.example.org"))
+    assert weights_and_biases._has_key(settings)
+    assert not weights_and_biases._has_key(wandb.Settings(base_url="https://other.example.org"))
 
 
 def test_the_reader_joins_records_over_blocks_and_stops_where_the_file_is_cut():
@@ -233,6 +282,41 @@ def test_the_reader_joins_records_over_blocks_and_stops_where_the_file_is_cut():
     assert list(_records(content[:-1]))[-1].endswith(b"z")
     with pytest.raises(ValueError, match="not a"):
         list(_records(b"something else"))
+
+
+def test_wandb_groups_the_runs_of_a_sweep(tmp_path, nobody):
+    run_dir = tmp_path / "mine" / "select" / "a-run"
+    run_dir.mkdir(parents=True)
+    (run_dir / "command.txt").write_text("clplat sweep --name mine --seed 0,1\n", encoding="utf-8")
+    play_wandb(WandbMirror(), run_dir, LINES, RESULTS)
+    assert offline_runs(run_dir)[0].run.run_group == "mine/select"
+    assert sweep(run_dir.parent) is None
+
+
+def test_wandb_sends_the_last_whole_checkpoint_where_asked(run_dir, nobody):
+    torch = pytest.importorskip("torch")
+    for number in range(3):
+        checkpoint.save(run_dir / "checkpoints", {"x": torch.zeros(1)}, experience=number, marker="evaluate", keep=3)
+    damaged = run_dir / "checkpoints" / "00000003-e002-evaluate" / "state.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    play_wandb(WandbMirror(artifacts=True), run_dir, LINES, RESULTS)
+    (run,) = offline_runs(run_dir)
+    (sent,) = [one for one in run.artifacts if one.type == "model"]  # tables are artifacts as well
+    assert (sent.name, json.loads(sent.metadata)) == (
+        f"checkpoint-{run.run.run_id}", {"checkpoint": "00000002-e001-evaluate"},
+    )  # fmt: skip
+    assert {entry.path for entry in sent.manifest.contents} == {"manifest.json", "state.pt"}
+
+
+def test_the_id_in_wandb_follows_the_history(run_dir, tmp_path):
+    (run_dir / "history.jsonl").write_text('{"event": "start", "time": 1.5}\n{"event": "end"}\n', encoding="utf-8")
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    first = weights_and_biases.run_id(run_dir)
+    assert first == weights_and_biases.run_id(run_dir) == weights_and_biases.run_id(copy)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert weights_and_biases.run_id(other) != first
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
@@ -269,7 +353,7 @@ def test_csv_has_nothing_twice_when_the_run_goes_on(run_dir):
 
 def test_csv_is_complete_while_the_run_goes_on(run_dir):
     mirror = CsvMirror()
-    mirror.start(run_dir, CONFIG)
+    mirror.start(run_dir, CONFIG, [])
     mirror.log(LINES[0])
     assert len(table(run_dir / "csv" / "eval.csv")) == 4
     mirror.finish(None)
@@ -344,7 +428,7 @@ def test_a_failing_mirror_is_told_once_and_the_run_goes_on(tmp_path, capsys, whe
     kept.close(RESULTS)
     err = capsys.readouterr().err.splitlines()
     assert err == ["warning: Failing failed and is switched off: OSError: no space left on the logger's disk"]
-    assert loggers.recorded(tmp_path) == LINES
+    assert recorded(tmp_path, "metrics.jsonl") == LINES
     assert table(tmp_path / "csv" / "eval.csv") == expected("eval")
 
 

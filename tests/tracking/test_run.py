@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from clplat.tracking.loggers import cells, recorded, scalars
+from clplat.tracking.names import cells, scalars
+from clplat.tracking.record import lines as recorded
 from tests.tracking.conftest import without_account
 from tests.tracking.test_loggers import events, matrix
 from tests.tracking.wandb_file import WandbFile, offline_runs
@@ -44,7 +45,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     assert result.returncode == 0, result.stderr
     results = json.loads((run_dir / "results.json").read_text())
     (run,) = offline_runs(run_dir)
-    return Done(run_dir, result.stderr, recorded(run_dir), results, run)
+    return Done(run_dir, result.stderr, recorded(run_dir, "metrics.jsonl"), results, run)
 
 
 def test_the_mirrors_are_quiet(done):
@@ -54,7 +55,7 @@ def test_the_mirrors_are_quiet(done):
 
 def test_the_run_in_wandb(done):
     run = done.wandb.run
-    assert (run.project, run.display_name, run.job_type) == ("tests", "the-run", "fit")
+    assert (run.project, run.display_name, run.job_type) == ("tests", "the-run", "train")
     assert run.run_group == "naive-mlp-permuted-digits"
     config = yaml.safe_load((done.path / "config.yaml").read_text())
     assert {key: done.wandb.config[key] for key in config} == config
@@ -103,7 +104,9 @@ def test_the_matrix_in_wandb(done):
     for n, index in enumerate(tables, start=1):
         assert matrix(done.wandb, index) == [list(cell) for cell in cells(rows[:n])]
     figure = done.wandb.media(done.wandb.history[-1]["eval/heatmap"])
-    assert figure["data"][0]["z"] == [row for _, row in rows]
+    seen, to_come = (trace["z"] for trace in figure["data"])
+    drawn = [[b if a is None else a for a, b in zip(*both, strict=True)] for both in zip(seen, to_come, strict=True)]
+    assert drawn == [row for _, row in rows]
     assert {"experience", "step"} <= set(done.wandb.history[-1])
 
 

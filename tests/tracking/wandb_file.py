@@ -33,6 +33,7 @@ class WandbFile:
         axes: metric or glob -> the metric that it is drawn against; "" for one that is an axis itself.
         summary: the last value of each metric and what was set explicitly.
         exit_code: None while the run is not finished.
+        artifacts: what was logged as artifacts.
         kinds: the kind of each record, in order.
     """
 
@@ -43,6 +44,7 @@ class WandbFile:
     axes: dict[str, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    artifacts: list[Any] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
 
     def media(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def read(path: Path) -> WandbFile:
             _update(found.summary, record.summary.update)
         elif kind == "metric":
             found.axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "artifact":
+            found.artifacts.append(record.artifact)
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

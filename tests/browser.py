@@ -1,0 +1,56 @@
+"""A headless Chromium for tests of pages: what it complains of and what it asks for is written down."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass
+class Seen:
+    """What a page did.
+
+    Args:
+        page: Playwright's.
+        errors: what went to the console as an error, and errors that nobody caught.
+        requests: addresses that the page asked for.
+    """
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def wait(self, expression: str, seconds: float = 20.0) -> None:
+        """Wait until an expression of the page is true. Playwright's own way needs ``eval``, which our pages forbid."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"it did not become true: {expression}"
+            self.page.wait_for_timeout(20)
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Seen]:
+    """An empty page; the test is skipped where there is no browser, or no Playwright to drive it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"there is no browser: none of {', '.join(NAMES)}")
+    with playwright.sync_playwright() as driver:
+        # Chromium's own sandbox needs rights that root in a container does not have.
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            seen = Seen(browser.new_page(viewport={"width": 1300, "height": 900}))
+            seen.page.on("console", lambda told: seen.errors.append(told.text) if told.type == "error" else None)
+            seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+            seen.page.on("request", lambda request: seen.requests.append(request.url))
+            yield seen
+        finally:
+            browser.close()
