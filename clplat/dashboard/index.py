@@ -114,9 +114,8 @@ class Index:
                 label: self.version if label in changed else self._changed[label] for label in self._entries
             }
         took = time.monotonic() - begun
-        self._next = time.monotonic() + PAUSE * max(
-            1.0, 4 * took
-        )  # on a slow file system most of the time is the runs'
+        # On a slow file system most of the time is the runs', and still no change waits for long.
+        self._next = time.monotonic() + PAUSE * min(max(1.0, 4 * took), 5.0)
 
     def runs(self) -> list[RunData]:
         """What a table shows of each run, by label."""

@@ -5,69 +5,48 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import browser
 from tests.report.conftest import LINES, Maker, make  # noqa: F401 - a fixture
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
-expect = playwright.expect
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+pytestmark = pytest.mark.slow
 HOSTILE = "<img src=x onerror=alert(1)><b>&amp;"
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser: Any, serve: Any, request: pytest.FixtureRequest) -> Iterator[Open]:
+def opened(serve: Any, request: pytest.FixtureRequest) -> Iterator[Open]:
     """A function that opens the dashboard. At the end: nothing went wrong in it, and it asked nobody but its server."""
     server = serve()
-    context = browser.new_context(viewport={"width": 1500, "height": 850})
-    page = context.new_page()
-    wrong: list[str] = []
-    elsewhere: list[str] = []
-    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda asked: elsewhere.append(asked.url) if not asked.url.startswith(server.url) else None)
+    with browser.opened() as seen:
+        page = seen.page
+        page.set_viewport_size({"width": 1500, "height": 850})
+        page.on("dialog", lambda dialog: seen.errors.append(f"dialog: {dialog.message}"))
 
-    def start(address: str = "") -> Any:
-        page.goto(f"{server.url}{address}")
-        expect(page.locator("#message")).to_contain_text("runs")
-        return page
+        def start(address: str = "") -> Any:
+            page.goto(f"{server.url}{address}")
+            expect(page.locator("#message")).to_contain_text("runs")
+            return page
 
-    yield start
-    if folder := os.environ.get("CLPLAT_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(folder) / f"dashboard-{re.sub(r'[^a-z_]', '', request.node.name)}.png")
-    context.close()
+        yield start
+        if folder := os.environ.get("CLPLAT_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(folder) / f"dashboard-{re.sub(r'[^a-z_]', '', request.node.name)}.png")
     # a browser tells of each question that the server refuses, such as a filter that is half typed
-    assert not [what for what in wrong if "status of 400 (Bad Request)" not in what]
-    assert not [url for url in elsewhere if not url.startswith(("data:", "blob:"))]
+    assert not [what for what in seen.errors if "status of 400 (Bad Request)" not in what]
+    ours = (server.url, "data:", "blob:", "about:")
+    assert not [url for url in seen.requests if not url.startswith(ours)]
 
 
 def until(page: Any, expression: str) -> None:
-    """Wait for something to become true, without the page's own policy being loosened for it."""
-    end = time.monotonic() + 15
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"never true: {expression}"
-        page.wait_for_timeout(30)
+    """Wait for an expression of the page to become true."""
+    browser.Seen(page).wait(expression)
 
 
 def see(page: Any, key: str) -> None:

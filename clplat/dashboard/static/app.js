@@ -371,7 +371,7 @@ for (const name of ["where", "columns", "group"]) {
     waiting = setTimeout(() => {
       state[name] = at(name).value;
       changed({table: name !== "group"});
-    }, 80);
+    }, 40);
   });
 }
 at("view").addEventListener("change", () => look(at("view").value));
