@@ -82,6 +82,7 @@ def _figure(
         for number, (value, members) in enumerate(_groups(runs, curves, by).items()):
             data += _band(f"{by}={value}", members, COLOURS[number % len(COLOURS)], mode)
     whole = layout(label(title), x, label(y), showlegend=True, height=460, hovermode="closest")
+    whole["xaxis"] |= {"dtick": 1} if markers and max(len(x) for x, _ in curves.values()) <= 20 else {}
     return {"data": data, "layout": whole}
 
 

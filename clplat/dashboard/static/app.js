@@ -1,7 +1,8 @@
-// The page: what it shows is a function of `state`, which the address holds, and of what the server says. Names and values are text, whatever is in them: they go into textContent and never into markup.
+// The page: what it shows is a function of `state`, which the address holds, and of what the server says. Names and
+// values are text, whatever is in them: they go into textContent and never into markup.
 import {clear, draw, isDark} from "/figures.js";
+import {ask, at, chooseLog, fill, loadLog, loadWords} from "/words.js";
 
-const at = (id) => document.getElementById(id);
 const POLL = 2000; // milliseconds between two questions to the server
 const MOST = 50; // runs in a figure; the server refuses more
 const OWN_VIEWS = [{key: "log", title: "Log"}, {key: "run", title: "The run in words"}];
@@ -15,7 +16,6 @@ let rows = new Map(); // what the server said of each run
 let lines = new Map(); // the row of the table of each run
 let here = 0; // the row that the keys act on
 let shown = {asked: "", version: 0}; // what the panel shows
-let log = {run: null, name: "", end: null}; // what was read of a log
 let turn = 0; // questions overtake each other: only the answer to the last one counts
 let panelTurn = 0;
 
@@ -35,21 +35,6 @@ function writeAddress() {
   if (state.view !== "overlay") words.set("view", state.view);
   for (const run of state.pick) words.append("pick", run);
   history.replaceState(null, "", `#${words}`);
-}
-
-// -- the server -------------------------------------------------------------------------------------------------------
-
-async function ask(path, words) {
-  let answer;
-  try {
-    answer = await fetch(`${path}?${words}`);
-  } catch {
-    throw new Error("the server does not answer");
-  }
-  const type = answer.headers.get("Content-Type") ?? "";
-  const content = type.startsWith("application/json") ? await answer.json() : {error: [await answer.text()]};
-  if (!answer.ok) throw new Error(content.error.join(" "));
-  return content;
 }
 
 function say(text, isError = false) {
@@ -230,7 +215,7 @@ async function loadPanel(again = false) {
   try {
     if (state.view === "log" || state.view === "run") {
       if (isNew) clear(at("place"));
-      await (state.view === "log" ? loadLog : loadConfig)(subjects()[0], isNew, () => mine === panelTurn);
+      await (state.view === "log" ? loadLog : loadWords)(subjects()[0], isNew, () => mine === panelTurn);
       if (mine === panelTurn) show(asked, 0);
       return;
     }
@@ -246,60 +231,16 @@ async function loadPanel(again = false) {
     if (answer.left) say(`the first ${answer.figures.length} runs are drawn, ${answer.left} more are not: pick some`);
   } catch (error) {
     if (mine !== panelTurn) return;
+    say(error.message, true);
+    if (!isNew) return; // what was drawn stays until the server answers again
     clear(at("place"));
     show("", 0);
-    say(error.message, true);
   }
 }
 
 function show(asked, version) {
   shown = {asked, version};
   at("place").dataset.view = asked && state.view;
-}
-
-async function loadLog(run, isNew, isLast) {
-  if (run === undefined) return;
-  const words = new URLSearchParams({run});
-  if (isNew) log = {run, name: log.run === run ? log.name : "", end: null};
-  if (log.name) words.set("name", log.name);
-  if (log.end !== null) words.set("since", log.end);
-  const answer = await ask("/api/log", words);
-  if (!isLast()) return;
-  fill(at("log-name"), answer.names);
-  at("log-name").value = answer.name;
-  if (answer.begin !== log.end) at("place").replaceChildren(heading(run), document.createElement("pre"));
-  const [title, place] = at("place").children;
-  title.textContent = answer.names.length ? run : `${run}: nothing was printed yet`;
-  const follow = place.scrollTop + place.clientHeight >= place.scrollHeight - 5;
-  place.append(answer.text);
-  if (follow) place.scrollTop = place.scrollHeight;
-  log = {run, name: answer.name, end: answer.end};
-}
-
-async function loadConfig(run, isNew, isLast) {
-  if (run === undefined || !isNew) return;
-  const answer = await ask("/api/run", new URLSearchParams({run}));
-  if (!isLast()) return;
-  const reasons = Object.entries(answer.reasons).map(([name, reason]) => `no ${name}: ${reason}`);
-  const texts = [answer.state, ...reasons, ...answer.problems].map((text) => {
-    const line = document.createElement("p");
-    line.textContent = text;
-    return line;
-  });
-  const config = document.createElement("pre");
-  config.textContent = answer.config;
-  at("place").replaceChildren(heading(run), ...texts, config);
-}
-
-function heading(text) {
-  const made = document.createElement("h3");
-  made.textContent = text;
-  return made;
-}
-
-function fill(list, values) {
-  if ([...list.children].map((one) => one.value).join("\n") === values.join("\n")) return;
-  list.replaceChildren(...values.map((value) => new Option(value, value)));
 }
 
 // -- what happens -----------------------------------------------------------------------------------------------------
@@ -380,7 +321,7 @@ at("term").addEventListener("change", () => {
   changed({});
 });
 at("log-name").addEventListener("change", () => {
-  log = {...log, name: at("log-name").value, end: null};
+  chooseLog(at("log-name").value);
   loadPanel(true);
 });
 at("theme").addEventListener("click", nextTheme);
