@@ -39,4 +39,5 @@ def test_every_scenario_has_its_section_and_every_picture_is_there() -> None:
     sections = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
     assert sorted(sections) == registry.names("scenario")
     pictures = {line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
-    assert pictures == {f"scenarios/{path.name}" for path in (ROOT / "docs" / "scenarios").glob("*.svg")}
+    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
+    assert pictures >= {f"scenarios/{path.name}" for path in (ROOT / "docs" / "scenarios").glob("*.svg")}
