@@ -17,7 +17,6 @@ from typing import Any
 from clplat import changes, checkpoint
 from clplat import config as configuration
 from clplat.errors import UsageError
-from clplat.metrics import store
 from clplat.tracking.directory import create, is_run, run_name, write_atomic, write_history
 
 # A run that goes on with other settings takes them from config.next.yaml until it has found that they leave its past
@@ -111,6 +110,8 @@ def fork(source: Path, experiences: int | None, config: Mapping[str, Any], argv:
     for name, length in manifest["lengths"].items():
         with open(source / name, "rb") as file:
             (run_dir / name).write_bytes(file.read(length))
+    from clplat.metrics import store  # brings numpy, which most commands do without
+
     if (source / store.FOLDER).is_dir():
         shutil.copytree(source / store.FOLDER, run_dir / store.FOLDER)
         store.cut(run_dir, experiences - 1)  # the last evaluation comes after the checkpoint
