@@ -59,7 +59,9 @@ def expected(source):
     for name, folder in folders.items():
         for path in folder.rglob("*"):
             below = path.relative_to(folder)
-            if path.suffix in (".py", ".yaml", ".typed") and not (name == "clplat" and below.parts[0] in LINKED):
+            if path.suffix in (".py", ".yaml", ".typed", ".html", ".js", ".css") and not (
+                name == "clplat" and below.parts[0] in LINKED
+            ):
                 found.add(f"{name}/{below.as_posix()}")
     return found
 

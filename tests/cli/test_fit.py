@@ -55,7 +55,7 @@ def test_what_a_run_leaves(fitted, place):
     assert set(found) == {
         "status", "metric", "direction", "matrix", "baseline", "summary", "reasons", "steps", "parameters",
         "stored_bytes", "weights_sha256", "seconds", "train_seconds", "peak_bytes", "new_classes",
-        "trainable_parameters", "stored_bytes_by_kind",
+        "trainable_parameters", "stored_bytes_by_kind", "state_size",
     }  # fmt: skip
     assert (found["status"], found["metric"], found["direction"]) == ("done", "accuracy", "max")
     assert [len(row) for row in found["matrix"]] == [2, 2]
@@ -127,7 +127,8 @@ def test_the_report_of_a_run(fitted, place):
     done = clplat("report", "whole", cwd=place)
     assert done.returncode == 0
     assert f"{results(place / 'whole')['summary']['ACC']:.4f}" in done.stdout
-    assert (place / "report" / "index.html").stat().st_size > 10**6
+    assert "plotly.min.js" in (place / "report" / "index.html").read_text(encoding="utf-8")
+    assert (place / "report" / "plotly.min.js").stat().st_size > 10**6
 
 
 def test_eval_gives_the_last_row(fitted, place):

@@ -91,16 +91,14 @@ class SolutionDegeneracy(Probe):
 
     def measure(self, learner: Learner, scenario: Scenario) -> Result:
         from clplat import config as configuration
-        from clplat import registry
+        from clplat.build import build_scenario
         from clplat.restored import restored
 
         others = [restored(Path(run))[0].learner for run in self.runs]
         shifted = None
         if self.shift:
             section = configuration.load(Path(self.runs[0]) / "config.yaml")
-            options = {key: value for key, value in section["scenario"].items() if key != "name"}
-            entry = registry.find("scenario", section["scenario"]["name"])
-            shifted = entry.build(learner.seed, **{**options, **self.shift})
+            shifted = build_scenario({**section["scenario"], **self.shift}, learner.seed)
         return self.compare([learner, *others], scenario, shifted)
 
     def compare(self, learners: Sequence[Learner], scenario: Scenario, shifted: Scenario | None = None) -> Result:
