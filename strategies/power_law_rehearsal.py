@@ -87,7 +87,7 @@ class PowerLawRehearsal(Strategy):
         self.expected: list[list[float]] = []  # what the law says they are, of each experience; no state either
         self.realised: list[list[int]] = []  # what they were
         self.steps: list[int | None] = []  # to criterion, of each experience; None if it was not reached
-        self.recent: list[list[float]] = []  # what the measures are made of, of the window, the current step's last
+        self.recent: list[list[float]] = []  # numerator and denominator of the measure, of each step in the window
         self.first = -1  # the current experience's first step
 
     def adapt(self, learner: Learner, experience: Experience) -> None:
@@ -138,8 +138,8 @@ class PowerLawRehearsal(Strategy):
             return
         stream = batch["stream"]
         own = (stream.index < len(self._seen[-1]))[stream.local].to(stream.y.device)
-        sums = measures.sums(learner.target, batch.of("stream", output.logits)[own], stream.y[own])
-        found = learner.ranks.all_reduce(sums).tolist()
+        parts = measures.first_parts(learner.target, batch.of("stream", output.logits)[own], stream.y[own])
+        found = learner.ranks.all_reduce(parts).tolist()
         if batch.micro:
             found = [a + b for a, b in zip(self.recent.pop(), found, strict=True)]
         self.recent = [*self.recent, found][-self.window :]
@@ -147,8 +147,8 @@ class PowerLawRehearsal(Strategy):
     def after_step(self, learner: Learner, batch: Batch) -> None:
         if self.steps[-1] is None and len(self.recent) == self.window:
             name = measures.NAMES[learner.target][0]
-            value = measures.values(learner.target, torch.tensor(self.recent, dtype=torch.float64).sum(0))[name]
-            # neither holds of NaN, which is what nothing asked gives
+            of, over = map(sum, zip(*self.recent, strict=True))
+            value = of / over if over else math.nan  # of which neither holds
             if value <= self.criterion if name in measures.SMALLER_IS_BETTER else value >= self.criterion:
                 self.steps[-1] = batch.step + 1 - self.first
 

@@ -112,6 +112,14 @@ def _nrmse(sums: Mapping[str, float]) -> float:
     return math.sqrt(sums["error"] / deviation) if deviation > 0 else math.nan
 
 
+# What the first measure of each target is a quotient of.
+FIRST: dict[Target, tuple[str, str]] = {
+    "class": ("right", "samples"),
+    "token": ("right", "asked"),
+    "bits": ("right", "asked"),
+    "value": ("error", "asked"),
+    "series": ("error", "asked"),
+}
 # The measures of each target by name, the first being the one that is looked at where one is needed.
 #   accuracy           share of samples, asked steps or asked bits that are right
 #   sequence_accuracy  share of samples in which all that is asked is right
@@ -119,17 +127,17 @@ def _nrmse(sums: Mapping[str, float]) -> float:
 #   mse                mean squared error over asked values
 #   nrmse              sqrt(sum (y' - y)^2 / sum (y - mean y)^2) over asked values: 1 is what their mean would get
 MEASURES: dict[Target, dict[str, Callable[[Mapping[str, float]], float]]] = {
-    "class": {"accuracy": _share("right", "samples")},
+    "class": {"accuracy": _share(*FIRST["class"])},
     "token": {
-        "accuracy": _share("right", "asked"),
+        "accuracy": _share(*FIRST["token"]),
         "sequence_accuracy": _share("whole", "samples"),
         "nll": _share("nll", "asked"),
         "perplexity": _perplexity,
         "bits": _bits,
     },
-    "bits": {"accuracy": _share("right", "asked"), "sequence_accuracy": _share("whole", "samples")},
-    "value": {"mse": _share("error", "asked"), "nrmse": _nrmse},
-    "series": {"mse": _share("error", "asked"), "nrmse": _nrmse},
+    "bits": {"accuracy": _share(*FIRST["bits"]), "sequence_accuracy": _share("whole", "samples")},
+    "value": {"mse": _share(*FIRST["value"]), "nrmse": _nrmse},
+    "series": {"mse": _share(*FIRST["series"]), "nrmse": _nrmse},
 }
 NAMES: dict[Target, tuple[str, ...]] = {target: tuple(measures) for target, measures in MEASURES.items()}
 SMALLER_IS_BETTER = frozenset({"nll", "perplexity", "bits", "mse", "nrmse"})
@@ -163,6 +171,13 @@ def sums(target: Target, logits: Tensor, y: Tensor) -> Tensor:
     found: Sums = {"samples": len(y), "loss": base_loss(target, logits, y).double().sum()}
     found |= SUMS[target](logits, y)
     return torch.stack([torch.as_tensor(found[n], dtype=torch.float64, device=y.device) for n in SUM_NAMES[target]])
+
+
+def first_parts(target: Target, logits: Tensor, y: Tensor) -> Tensor:
+    """The two sums of a batch, (2,) in double precision, whose quotient is the target's first measure. Whole numbers
+    wherever it is an accuracy, so that the order in which ranks add does not matter."""
+    found: Sums = {"samples": len(y), **SUMS[target](logits, y)}
+    return torch.stack([torch.as_tensor(found[n], dtype=torch.float64, device=y.device) for n in FIRST[target]])
 
 
 def values(target: Target, totals: Tensor) -> dict[str, float]:

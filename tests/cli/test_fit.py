@@ -17,8 +17,11 @@ pytestmark = pytest.mark.slow
 
 SMALL = ["--strategy", "er", "--backbone", "mlp", "backbone.hidden=16", "scenario.experiences=2"]
 SMALL += ["trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.threads=1"]
-SUMMARY = {"ACC", "forgetting", "BWT", "FWT", "learning_accuracy", "average_incremental"}
-WATCHED = {"min_ACC", "WC_ACC"}  # measured with eval.every only; else null, with the reason
+SUMMARY = {
+    "ACC", "forgetting", "BWT", "FWT", "learning_accuracy", "average_incremental", "forgetting_first", "plasticity",
+    "recency_bias", "relative_forgetting",
+}  # fmt: skip
+WATCHED = {"min_ACC", "WC_ACC", "AAA", "stability_gap", "windowed_forgetting"}  # with eval.every only; else null
 
 
 def clplat(*argv: str, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
