@@ -34,6 +34,7 @@ from clplat.strategy import Phase
 from clplat.tracking.progress import Display, Silent
 from clplat.tracking.record import Record
 from clplat.tracking.stopwatch import Stopwatch
+from clplat.tracking.use import Use
 
 TRAIN, FINISH, EVALUATE = "train", "finish", "evaluate"
 
@@ -79,7 +80,7 @@ class Run:
         self.number, self.marker, self.phase, self.position = 0, TRAIN, 0, 0
         self.evaluations = Evaluations(learner, scenario, eval_settings, run_dir, self.record)
         self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
-        self.watch = Stopwatch()
+        self.watch, self.use = Stopwatch(), Use(self.ranks, self.record.say)
         self._restored_optimizer: dict[str, Any] | None = None
         self._restored_lanes: State = None
         self._restored = False
@@ -240,11 +241,8 @@ class Run:
         assert steps is not None
         self.position = steps.position
         loss = None
-        if report.step % self.settings.log_every == 0:
-            terms = self._global(report)
-            loss = terms["loss"]
-            phase = steps.phase.name
-            self.record.log(event="train", experience=self.number, phase=phase, step=report.step, terms=terms)
+        if self.settings.logs(report.step):
+            loss = self._log(report, steps.phase.name)
             self.record.heartbeat(experience=self.number, step=report.step)
         self.show.advance(loss)
         if self.eval_settings.every and report.step % self.eval_settings.every == 0:
@@ -255,6 +253,16 @@ class Run:
             if not all(map(math.isfinite, terms.values())):
                 raise self.learner.not_finite(report.step)
             self._save()
+
+    def _log(self, report: StepReport, phase: str) -> float:
+        """Write down what a step did, and what the ranks used meanwhile; returns the loss."""
+        terms = self._global(report)
+        line: dict[str, Any] = {"experience": self.number, "phase": phase, "step": report.step}
+        line["lr"] = self.learner.group_rates()
+        if report.grad_norm is not None:
+            line["grad_norm"] = float(report.grad_norm)
+        self.record.log(self.use.taken(), event="train", **line, terms=terms)
+        return terms["loss"]
 
     def _global(self, report: StepReport) -> dict[str, float]:
         """The step's loss terms over all ranks."""

@@ -13,7 +13,7 @@ import pytest
 from clplat import checkpoint
 from clplat.metrics.runs import evidence
 from clplat.metrics.spent import samples_per_second, seconds_by_phase
-from clplat.tracking.record import lines
+from clplat.tracking.record import lines, shown_lines
 from clplat.tracking.stopwatch import Stopwatch
 from tests import cases, harness
 
@@ -63,6 +63,7 @@ def test_the_time_before_a_stop_is_kept(whole: Path, tmp_path: Path, number: int
     assert adds_up(run_dir)
     (second,) = [line for line in phases(run_dir) if line["experience"] == 1 and "steps" in line]
     assert second["seconds"] >= round(progress["phase_seconds"], 4)
+    assert all(line["use"]["cpu"] for line in shown_lines(run_dir) if line["event"] == "train")
     spent = evidence(run_dir)[0]
     assert seconds_by_phase(spent)["train"] == pytest.approx(sum(x["seconds"] for x in phases(run_dir) if "steps" in x))
     samples = sum(line.get("samples", 0) for line in phases(whole))
