@@ -40,6 +40,8 @@ def test_several_ranks_end_where_one_ends(strategy: str, tmp_path: Path) -> None
             assert line.keys() == other.keys()
             if line["event"] == "train":
                 assert other["terms"] == pytest.approx(line["terms"], rel=1e-8, abs=1e-10)
+                assert other["lr"] == pytest.approx(line["lr"], rel=1e-12)
+                assert other.get("grad_norm") == pytest.approx(line.get("grad_norm"), rel=1e-8, abs=1e-10)
 
 
 def _lines(run_dir: Path) -> list[dict]:
