@@ -77,7 +77,7 @@ def after_ngrams_loop(
                 behind_B = torch.where(usable_B, common[s], behind_B)
         before = [torch.where(lives_B, new_B, old_B) for new_B, old_B in zip(common, before, strict=True)]
         if t >= P:
-            found.append(sum(mean) / sum(many).clamp(min=1)[..., None])  # type: ignore[union-attr, operator]
+            found.append(sum(mean) / sum(many).clamp(min=1)[..., None])  # type: ignore[union-attr]
     return torch.stack(found, 2)
 
 
