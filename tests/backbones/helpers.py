@@ -90,6 +90,13 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"mlp": "none"},
             {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
         ),
+        (
+            {"ngrams": 2},
+            {
+                "params": "(input_size + 1)*dim + ((1 + ngrams)*dim + 1)*dim"
+                " + layers*(4*dim*(dim + 1) + int(ratio*dim)*(2*dim + 1) + 5*dim) + 2*dim"
+            },
+        ),
     ],
     "min-gru": [({"positive": False}, {})],
     "rmc": [
