@@ -2,10 +2,10 @@
 
 ``RUN/predictions/e003.npz`` holds the answers after train experience 3, ``untrained.npz`` those of the untrained
 network. In a file the samples of the test experiences lie one after another: ``experience`` names those that were
-evaluated, ``length`` says how many rows each has, and every other array is a column over all rows (see
-:mod:`clplat.metrics.answers` for their names). In the form ``counts`` equal rows are one, with how many they are in the
-column ``count``, and what differs from sample to sample is left out. Nothing is pickled, and equal answers make equal
-files, byte for byte. numpy only: reading them takes no torch.
+evaluated, ``length`` says how many rows each has, and every other array is a column over all rows, of one or several
+numbers for each (see :mod:`clplat.metrics.answers` for their names). In the form ``counts`` equal rows are one, with
+how many they are in the column ``count``, and what differs from sample to sample is left out. Nothing is pickled, and
+equal answers make equal files, byte for byte. numpy only: reading them takes no torch.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def cut(run_dir: Path, evaluations: int) -> None:
 
 
 def counted(columns: Columns) -> Columns:
-    """Equal rows as one row with their ``count``; columns of fractions, which hardly ever are equal, are left out."""
-    names = [name for name, values in columns.items() if np.issubdtype(values.dtype, np.integer)]
+    """Equal rows as one row with their ``count``; columns of fractions, or of several numbers, which hardly ever are
+    equal, are left out."""
+    names = [name for name, values in columns.items() if np.issubdtype(values.dtype, np.integer) and values.ndim == 1]
     rows, counts = np.unique(np.stack([columns[name] for name in names], 1), axis=0, return_counts=True)
     return {**{name: rows[:, k] for k, name in enumerate(names)}, "count": counts}
 
