@@ -98,8 +98,12 @@ class Evaluations:
 
     def summary(self) -> tuple[dict[str, Any], dict[str, str]]:
         """All metrics that follow from the matrix and the looks, and for each that is None the reason."""
+        return catalogue.compute(catalogue.having("matrix", "looks"), self.known())
+
+    def known(self) -> Evidence:
+        """What has been measured so far, as evidence."""
         assert self.baseline is not None
-        known = Evidence(
+        return Evidence(
             matrix=self.matrix,
             baseline=self.baseline,
             direction=self.scenario.spec.direction,
@@ -107,7 +111,6 @@ class Evaluations:
             new_classes=self.scenario.spec.new_classes,
             looks=self.looks if self.settings.every else None,
         )
-        return catalogue.compute(catalogue.having("matrix", "looks"), known)
 
     def results(self) -> dict[str, Any]:
         """For ``results.json``."""

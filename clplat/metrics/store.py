@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clplat.errors import RunFailedError
 from clplat.metrics.evidence import NotMeasuredError
@@ -49,18 +50,26 @@ def write(run_dir: Path, after: int, answers: Mapping[int, Columns], kept: Form)
     names = list(next(iter(parts.values()), {}))
     arrays = {name: _smallest(np.concatenate([columns[name] for columns in parts.values()])) for name in names}
     lengths = [len(next(iter(columns.values()))) for columns in parts.values()]
-    target = path(run_dir, after)
+    save(path(run_dir, after), {"experience": list(parts), "length": lengths, **arrays})
+
+
+def save(target: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write arrays by name, aside first; the folder is made.
+
+    Raises:
+        RunFailedError: they cannot be written.
+    """
     aside = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(exist_ok=True)
         with open(aside, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, experience=list(parts), length=lengths, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, target)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise RunFailedError(f"{target}: the predictions cannot be written: {error.strerror}") from error
+        raise RunFailedError(f"{target}: the {target.parent.name} cannot be written: {error.strerror}") from error
 
 
 def cut(run_dir: Path, evaluations: int) -> None:
