@@ -54,6 +54,11 @@ class Seen:
         return found.index_add_(-1, self.steps[own], self.weights[..., own])
 
     @property
+    def shares(self) -> Tensor:
+        """:attr:`own_weights` as shares of all weights of a step, which need not sum to 1."""
+        return self.own_weights / self.weights.sum(-1, keepdim=True).clamp(min=1e-8)
+
+    @property
     def own_key(self) -> Tensor:
         """The key of each step, (B, heads, T, K): the first that stands for it, zeros where none does."""
         return self._own(self.key)

@@ -63,7 +63,7 @@ def save(target: Path, arrays: Mapping[str, ArrayLike]) -> None:
     try:
         target.parent.mkdir(exist_ok=True)
         with open(aside, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, target)

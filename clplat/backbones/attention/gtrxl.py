@@ -77,20 +77,20 @@ class GatedLayer(nn.Module):
     attends = True
 
     def forward(self, x_BLD: Tensor, memory_BMD: Tensor, visible_BLS: Tensor) -> Tensor:
-        q, k, v, *places = self._project(x_BLD, memory_BMD)
+        q, k, v, r_HSK, u_HK, w_HK = self._project(x_BLD, memory_BMD)
         form = relative_attention_loop if in_reference_form() else relative_attention
-        y_BLD = self.out(join_heads(form(q, k, v, *places, visible_BLS)))
+        y_BLD = self.out(join_heads(form(q, k, v, r_HSK, u_HK, w_HK, visible_BLS)))
         x_BLD = self.attention_gate(x_BLD, self.dropout(y_BLD.relu()))
         y_BLD = self.mlp(self.mlp_norm(x_BLD))
         gated: Tensor = self.mlp_gate(x_BLD, self.dropout(y_BLD.relu()))
         return gated
 
     def look(self, x_BLD: Tensor, memory_BMD: Tensor, visible_BLS: Tensor) -> Seen:
-        q, k, v, *places = self._project(x_BLD, memory_BMD)
+        q, k, v, r_HSK, u_HK, w_HK = self._project(x_BLD, memory_BMD)
         steps = torch.arange(k.shape[2], device=k.device) - memory_BMD.shape[1]
-        return Seen(x_BLD, k, v, relative_weights(q, k, *places, visible_BLS), steps)
+        return Seen(x_BLD, k, v, relative_weights(q, k, r_HSK, u_HK, w_HK, visible_BLS), steps)
 
-    def _project(self, x_BLD: Tensor, memory_BMD: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x_BLD: Tensor, memory_BMD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values, and r, u and w."""
         seen_BSD = self.attention_norm(torch.cat([memory_BMD, x_BLD], 1))
         S, D = seen_BSD.shape[1:]

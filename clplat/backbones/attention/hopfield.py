@@ -50,8 +50,8 @@ class HopfieldAttention(SelfAttention):
     def look(
         self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
     ) -> Seen:
-        (q, *own), _ = self.project(x_BTD, state, reset_BT, mask_BT)
-        k, v, visible_BTS = self._stored(*own)
+        (q, k, v, seen_BTS), _ = self.project(x_BTD, state, reset_BT, mask_BT)
+        k, v, visible_BTS = self._stored(k, v, seen_BTS)
         return Seen(x_BTD, k, v, hopfield_weights(q, k, visible_BTS, self.beta, self.updates, self.rest))
 
     def _stored(self, k_BHSK: Tensor, v_BHSK: Tensor, visible_BTS: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

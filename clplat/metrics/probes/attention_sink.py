@@ -38,7 +38,9 @@ class AttentionSink(Probe):
     position k is the share of samples, layers and heads in which it is above ``epsilon`` (0.3 in the paper, of T = 64
     steps, k = 1). By it stands how large the first step's vectors are, against the mean over the steps of the same
     sample: what comes out of each layer (massive activations) and its keys and values (values of a sink are small).
-    A uniform causal map has ``alpha_k = mean_{i >= k} 1/i``, so that rates of short sequences mean little.
+    Weights that do not sum to 1 (sigmoid) count by their share, as in the code. A uniform causal map has ``alpha_k =
+    mean_{i >= k} 1/i``, so that rates of short sequences mean little. Where all steps see all (images), alpha is the
+    mean over all queries.
 
     Args:
         epsilon: above which a key is a sink.
@@ -65,7 +67,7 @@ class AttentionSink(Probe):
         for x, _, task in batches(data):
             _, seen = look(learner, x, task)
             causal, streams = learner.backbone.causal, residuals(learner.backbone, learner.encoder(x))
-            alphas.append(torch.stack([importance(layer.own_weights, causal) for layer in seen], 1))  # (B, L, H, T)
+            alphas.append(torch.stack([importance(layer.shares, causal) for layer in seen], 1))  # (B, L, H, T)
             hidden.append(torch.stack([relative_norm(h)[:, 0] for h in streams], 1))
             keys.append(torch.stack([relative_norm(layer.own_key)[..., 0] for layer in seen], 1))
             values.append(torch.stack([relative_norm(layer.own_value)[..., 0] for layer in seen], 1))
