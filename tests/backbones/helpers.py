@@ -138,6 +138,11 @@ ENTRIES = all_entries()
 CORE = ("delta-net", "gru", "lstm", "mlp", "resnet18", "titans-lmm", "transformer")  # tried wherever tests are run
 
 
+def each_name() -> list[Any]:
+    """For ``parametrize``: the names in conf/, of which most are tried only where slow tests are."""
+    return [pytest.param(name, marks=() if name in CORE else pytest.mark.slow) for name in registry.names("backbone")]
+
+
 def each_entry() -> list[Any]:
     """For ``parametrize``: all of them, of which most are tried only where slow tests are."""
     return [
