@@ -20,7 +20,7 @@ from clplat.learner import Learner
 from clplat.pairing import given, missing
 from clplat.randomness import derive
 from clplat.ranks import Ranks
-from clplat.scenario import PER_STEP, Scenario, Spec
+from clplat.scenario import PER_STEP, Scenario, Spec, changed
 from clplat.settings import EvalSettings, LearnerSettings, TrainerSettings
 from clplat.strategy import Combined, Strategy
 from clplat.tracking.record import Mirror
@@ -243,7 +243,7 @@ def _judged_by_validation(scenario: Scenario) -> Scenario:
             "eval.stream=valid: this scenario keeps no validation samples; set a share of them, such as "
             "scenario.validation=0.1"
         )
-    return Scenario(scenario.spec, scenario.train_stream, scenario.valid_stream, (), scenario.tests)
+    return changed(scenario, test_stream=scenario.valid_stream, valid_stream=(), slices={})
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ FREE = (
     "cluster",
     "config_dirs",
     "eval.probes",
+    "eval.metrics",
+    "eval.options",
     "trainer.name",
     "trainer.accelerator",
     "trainer.devices",

@@ -359,10 +359,10 @@ class _Values:
         elif not inner:
             value = _checked(given, path, option, self.problems, _FAILED)
             (self.failed.add(name) if value is _FAILED else self.given.update({name: value}))
-        elif len(inner) == 1 and spell(option.type).startswith("dict"):
+        elif len(inner) <= spell(option.type).split(" | ")[0].count("dict["):
             before = self.given.get(name, plain(option.default) or {})
             value = given.value.value if isinstance(given.value, Text) else given.value
-            whole = _Given({**before, inner[0]: value}, given.where)
+            whole = _Given(_put(before, inner, value), given.where)
             self.given[name] = _checked(whole, path, option, self.problems, before)
         else:
             self.problems.append(f"{given.at(dotted)}'{name}' is one value, not a section")
@@ -390,6 +390,13 @@ class _Values:
 
 
 _FAILED = object()
+
+
+def _put(section: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of nested options with one of them set."""
+    first, *rest = keys
+    before = section.get(first)
+    return {**section, first: _put(before if isinstance(before, Mapping) else {}, rest, value) if rest else value}
 
 
 def _checked(given: _Given, path: tuple[str, ...], option: Option, problems: list[str], otherwise: Any) -> Any:

@@ -8,7 +8,7 @@ table that is added over ranks (all other entries being zero) and then summed in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -96,7 +96,12 @@ def slices(
     """The primary metric on each slice of a scenario, a row for each; None where nothing was asked or measured."""
     rows: dict[str, list[float | None]] = {}
     for name, stream in scenario.slices.items():
-        found = evaluate(learner, stream, which, batch_size)
-        values = [found[j][scenario.spec.metric] if j in found else math.nan for j in range(len(stream))]
-        rows[name] = [None if math.isnan(value) else value for value in values]
+        rows[name] = row(evaluate(learner, stream, which, batch_size), scenario.spec.metric, len(stream))
     return rows
+
+
+def row(found: Mapping[int, Mapping[str, float]], metric: str, experiences: int) -> list[float | None]:
+    """A measure on each of so many experiences, of what :func:`evaluate` gave. A value that is not finite is none, as
+    it is in the record, from which a run that goes on reads it back."""
+    values = [found[j][metric] if j in found else math.nan for j in range(experiences)]
+    return [value if math.isfinite(value) else None for value in values]

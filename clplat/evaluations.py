@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clplat import evaluate, faults, memory
 from clplat.learner import Learner
-from clplat.metrics import catalogue, store
-from clplat.metrics.answers import Collected
+from clplat.metrics import answers, catalogue, store
 from clplat.metrics.evidence import Evidence, Look, average_of, looks_in
 from clplat.scenario import Scenario
 from clplat.settings import EvalSettings
@@ -35,7 +33,7 @@ class Evaluations:
         self.matrix: list[list[float | None]] = []
         self.baseline: list[float | None] | None = None
         self.looks: list[Look] = []
-        rows = sum(len(experience.dataset) for experience in scenario.test_stream)
+        rows = answers.rows(scenario.spec.target, scenario.test_stream)
         kept = store.form(settings.store, rows * (1 + len(scenario.train_stream)))
         self.form = None if run_dir is None else kept
 
@@ -56,8 +54,10 @@ class Evaluations:
         which = list(range(len(stream)))
         if after >= 0:
             which = evaluate.chosen(self.settings.experiences, after + 1, len(stream), tested)
-        answers = None if self.form is None else Collected(self.learner.target, stream, which, self.learner.ranks)
-        found = self._judge(which, answers)
+        said = None
+        if self.form is not None:
+            said = answers.Collected(self.learner.target, stream, which, self.learner.ranks)
+        found = self._judge(which, said)
         row = self._row(found)
         line: dict[str, Any] = {"event": "evaluate", "experience": after, "step": self.learner.step}
         line[self.scenario.spec.metric] = row
@@ -73,8 +73,8 @@ class Evaluations:
             line["average_seen"] = average_of(row, set(tested[: after + 1]))
             if kept := memory.by_experience(self.learner.strategy):
                 line["memory"] = kept
-        if answers is not None and self.form is not None:
-            whole = answers.whole()
+        if said is not None and self.form is not None:
+            whole = said.whole()
             if self.record.run_dir is not None:
                 store.write(self.record.run_dir, after, whole, self.form)
         faults.point("evaluated")
@@ -88,21 +88,22 @@ class Evaluations:
         line = {"event": "look", "experience": experience, "step": self.learner.step}
         self.record.log(**line, **{self.scenario.spec.metric: row})
 
-    def _judge(self, which: Sequence[int], answers: Collected | None = None) -> dict[int, dict[str, float]]:
+    def _judge(self, which: Sequence[int], said: answers.Collected | None = None) -> dict[int, dict[str, float]]:
         stream, size = self.scenario.test_stream, self.settings.batch_size
-        return evaluate.evaluate(self.learner, stream, which, size, answers)
+        return evaluate.evaluate(self.learner, stream, which, size, said)
 
     def _row(self, found: Mapping[int, Mapping[str, float]]) -> list[float | None]:
-        """The primary metric of each test experience. A value that is not finite is none, as it is in the record, from
-        which a run that goes on reads it back."""
-        metric = self.scenario.spec.metric
-        values = [found[j][metric] if j in found else math.nan for j in range(len(self.scenario.test_stream))]
-        return [value if math.isfinite(value) else None for value in values]
+        """The primary metric of each test experience."""
+        return evaluate.row(found, self.scenario.spec.metric, len(self.scenario.test_stream))
 
     def summary(self) -> tuple[dict[str, Any], dict[str, str]]:
         """All metrics that follow from the matrix and the looks, and for each that is None the reason."""
+        return catalogue.compute(catalogue.having("matrix", "looks"), self.known())
+
+    def known(self) -> Evidence:
+        """What has been measured so far, as evidence."""
         assert self.baseline is not None
-        known = Evidence(
+        return Evidence(
             matrix=self.matrix,
             baseline=self.baseline,
             direction=self.scenario.spec.direction,
@@ -110,7 +111,6 @@ class Evaluations:
             new_classes=self.scenario.spec.new_classes,
             looks=self.looks if self.settings.every else None,
         )
-        return catalogue.compute(catalogue.having("matrix", "looks"), known)
 
     def results(self) -> dict[str, Any]:
         """For ``results.json``."""

@@ -24,6 +24,7 @@ from clplat.identity import Identity
 from clplat.lanes import Lanes
 from clplat.learner import Learner, StepReport
 from clplat.metrics import cost
+from clplat.metrics.ends import Ends
 from clplat.probing import Probes
 from clplat.randomness import derive
 from clplat.scenario import Experience, Scenario
@@ -72,13 +73,14 @@ class Run:
         self.keep_optimizer_state = keep_optimizer_state
         self.config = dict(config or {})
         self.identity = Identity(self.config, scenario)
-        self.probes = Probes(eval_settings.probes, learner, scenario)
+        self.probes = Probes(eval_settings, learner, scenario)
         self.stop_after = len(scenario.train_stream) if stop_after is None else stop_after
         self.settings, self.ranks = learner.settings, learner.ranks
         self.dtype = next(learner.parameters()).dtype
         # Where the run stands; all of it goes into checkpoints.
         self.number, self.marker, self.phase, self.position = 0, TRAIN, 0, 0
         self.evaluations = Evaluations(learner, scenario, eval_settings, run_dir, self.record)
+        self.ends = Ends(eval_settings, learner, scenario, run_dir, self.record)
         self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
         self.watch, self.use = Stopwatch(), Use(self.ranks, self.record.say)
         self._restored_optimizer: dict[str, Any] | None = None
@@ -115,6 +117,7 @@ class Run:
                 self.marker = EVALUATE
                 self._save()
             self._evaluate(self.number)
+            self.ends.take(self.evaluations.known())
             self.probes.take(self.number + 1, self.record)
             self.number, self.marker, self.phase, self.position = self.number + 1, TRAIN, 0, 0
         return self._results()

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from clplat import registry
 from clplat.backbones.base import Backbone
-from clplat.fits import BACKBONE_WORDS
+from clplat.fits import BACKBONE_WORDS, given_by_backbone
 from clplat.heads.head import PerTaskHead
 from clplat.scenario import PER_STEP, Spec
 
@@ -18,7 +19,6 @@ _REMEDIES = {
     "new-classes": "choose a class-incremental stream, e.g. --scenario split-digits scenario.setting=class",
     "prompts": "choose a backbone that reads a sequence, e.g. --backbone transformer",
     "prefixes": "choose a backbone of attention layers, e.g. --backbone transformer",
-    "attention": "choose a backbone of softmax attention over all steps, e.g. --backbone transformer or hybrid",
     "task-heads": "leave learner.head=auto, or set learner.head=per-task, on a task-incremental stream",
     "tokens": "choose a stream of tokens, e.g. --scenario mqar-memorize",
     "steps": "choose a stream with an answer at each step, e.g. --scenario permuted-copy",
@@ -53,5 +53,12 @@ def missing(name: str, needs: Iterable[str], gives: set[str]) -> list[str]:
     for need in needs:
         if need not in gives:
             giver = "backbone" if need in BACKBONE_WORDS else "head" if need == "task-heads" else "scenario"
-            problems.append(f"{name} needs {need}, which this {giver} does not give: {_REMEDIES.get(need, '')}")
+            remedy = _attending() if need == "attention" else _REMEDIES.get(need, "")
+            problems.append(f"{name} needs {need}, which this {giver} does not give: {remedy}")
     return problems
+
+
+def _attending() -> str:
+    """The backbones that tell how they weigh steps, by name."""
+    entries = registry.entries("backbone").items()
+    return f"choose --backbone {', '.join(name for name, e in entries if 'attention' in given_by_backbone(e))}"

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from clplat import registry
 from clplat.errors import UsageError
 from clplat.learner import Learner
 from clplat.metrics.probes import base
 from clplat.metrics.probes.base import Probe
 from clplat.scenario import Scenario
+from clplat.settings import EvalSettings
 from clplat.tracking.record import Record
 
 
 class Probes:
-    """The probes of a run, each with its default options.
+    """The probes of a run.
 
     Only the first rank takes them; the others go on, and wait for it at their next message.
 
     Args:
-        names: of the registry.
+        settings: which, and their options.
 
     Raises:
         UsageError: a probe that is not there, or that cannot be taken of this run; all of them at once.
     """
 
-    def __init__(self, names: Sequence[str], learner: Learner, scenario: Scenario) -> None:
+    def __init__(self, settings: EvalSettings, learner: Learner, scenario: Scenario) -> None:
         self.learner, self.scenario = learner, scenario
         self.probes: dict[str, Probe] = {}
         problems: list[str] = []
-        for name in names:
+        for name in settings.probes:
             try:
-                self.probes[name] = make(name)
+                self.probes[name] = make(name, **settings.options.get(name, {}))
                 base.check(self.probes[name], learner, scenario)
             except UsageError as error:
                 problems += [f"eval.probes: {message}" for message in error.messages]

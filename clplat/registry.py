@@ -138,6 +138,11 @@ class Entry:
         Raises:
             UsageError: an option is unknown, of the wrong type, or required and not given.
         """
+        values = self.checked(options)
+        return self.load()(*args, **copy.deepcopy(values))
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options as what they should be, those not given at their defaults; raises as :meth:`build`."""
         problems = []
         values = dict(self.defaults)
         for name, value in options.items():
@@ -152,7 +157,7 @@ class Entry:
         problems += [f"{self.group} '{self.name}': '{name}' must be given" for name in missing]
         if problems:
             raise UsageError(*problems)
-        return self.load()(*args, **copy.deepcopy(values))
+        return values
 
     @property
     def _where(self) -> str:

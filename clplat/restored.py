@@ -24,7 +24,7 @@ def restored(run_dir: Path, learned: int | None = None) -> tuple[Run, str]:
         RunFailedError: there is none at all.
     """
     config = configuration.load(run_dir / "config.yaml")
-    config["eval"]["probes"] = []  # they are not taken here
+    config["eval"] |= {"probes": [], "metrics": [], "options": {}}  # they are not taken here
     folder = run_dir / "checkpoints"
     ends = checkpoint.boundaries(folder)
     if learned is not None and learned not in ends:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, overload
 
@@ -258,6 +258,11 @@ class Scenario:
         from clplat.bridge import to_avalanche
 
         return to_avalanche(self)
+
+
+def changed(scenario: Scenario, **parts: Any) -> Scenario:
+    """The scenario with other parts; as a plain one, since a family's own class is built from its options."""
+    return Scenario(**{field.name: getattr(scenario, field.name) for field in fields(Scenario)} | parts)
 
 
 def digest(data: TensorData, samples: int = 256) -> str:

@@ -6,10 +6,13 @@ heavy; the engine receives instances.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from clplat.errors import UsageError
+from clplat.errors import UsageError, suggestion
+
+# What an option of a probe or a metric may be.
+Value = bool | int | float | str | list[bool | int | float | str] | dict[str, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,10 @@ class EvalSettings:
             and prediction occurred; none. auto keeps predictions of up to ten million samples over the whole run,
             about 100 MB, and counts beyond.
         stream: test, or valid: the validation samples in their place, for choosing options without the test samples.
-        probes: names of probes that are taken at each experience's end, with their default options.
+        probes: names of probes that are taken at each experience's end.
+        metrics: names of metrics that are computed at each experience's end as well, of those that need the network
+            (cka, head_drift, ...), without any checkpoint being kept; see `clplat list metrics`.
+        options: of these probes and metrics, by name: eval.options.gdv.samples=50.
     """
 
     experiences: str = "auto"
@@ -110,6 +116,19 @@ class EvalSettings:
     stream: Literal["test", "valid"] = "test"
     store: Literal["auto", "predictions", "counts", "none"] = "auto"
     probes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    options: dict[str, dict[str, Value]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        asked = (*self.probes, *self.metrics)
+        problems = [
+            f"eval.options.{name}: '{name}' is neither in eval.probes nor in eval.metrics.{suggestion(name, asked)}"
+            for name in self.options
+            if name not in asked
+        ]
+        problems += [f"eval: '{name}' is asked for twice" for name in dict.fromkeys(asked) if asked.count(name) > 1]
+        if problems:
+            raise UsageError(*problems)
 
 
 @dataclass(frozen=True, kw_only=True)

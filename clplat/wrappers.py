@@ -7,7 +7,7 @@ Where the samples of an experience go on from one another (``Spec.contiguous``) 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,18 +17,13 @@ from clplat.arrange import shares, strata
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.randomness import generator
-from clplat.scenario import Experience, LazyStream, Scenario, TensorData, joined, task_labels
-
-
-def _with(scenario: Scenario, **changed: Any) -> Scenario:
-    """The scenario with other streams; as a plain one, since a family's own class is built from its options."""
-    return Scenario(**{field.name: getattr(scenario, field.name) for field in fields(Scenario)} | changed)
+from clplat.scenario import Experience, LazyStream, Scenario, TensorData, changed, joined, task_labels
 
 
 def _train(scenario: Scenario, change: Callable[[int, Experience], TensorData]) -> Scenario:
     """The scenario with each experience's training data changed."""
     stream = scenario.train_stream
-    return _with(scenario, train_stream=LazyStream("train", lambda i: change(i, stream[i]), task_labels(stream)))
+    return changed(scenario, train_stream=LazyStream("train", lambda i: change(i, stream[i]), task_labels(stream)))
 
 
 def _order(n: int, scenario: Scenario, seed: int, purpose: str, *numbers: int) -> Tensor:
@@ -48,15 +43,15 @@ def reordered(scenario: Scenario, seed: int, order: Literal["random", "reversed"
         labels = task_labels(stream)
         return LazyStream(name, lambda i: stream[places[i]].dataset, [labels[j] for j in places])
 
-    changed: dict[str, Any] = {"train_stream": moved("train", scenario.train_stream)}
+    other: dict[str, Any] = {"train_stream": moved("train", scenario.train_stream)}
     if len(scenario.valid_stream) == n:
-        changed["valid_stream"] = moved("valid", scenario.valid_stream)
+        other["valid_stream"] = moved("valid", scenario.valid_stream)
     if scenario.tested == tuple(range(n)) and len(scenario.test_stream) == n:
-        changed["test_stream"] = moved("test", scenario.test_stream)
-        changed["slices"] = {name: moved("test", part) for name, part in scenario.slices.items()}
+        other["test_stream"] = moved("test", scenario.test_stream)
+        other["slices"] = {name: moved("test", part) for name, part in scenario.slices.items()}
     else:
-        changed["tests"] = tuple(scenario.tested[j] for j in places)
-    return _with(scenario, **changed)
+        other["tests"] = tuple(scenario.tested[j] for j in places)
+    return changed(scenario, **other)
 
 
 def validated(scenario: Scenario, seed: int, share: float) -> Scenario:
@@ -81,7 +76,7 @@ def validated(scenario: Scenario, seed: int, share: float) -> Scenario:
 
         return LazyStream(name, make, labels)
 
-    return _with(scenario, train_stream=part("train"), valid_stream=part("valid"))
+    return changed(scenario, train_stream=part("train"), valid_stream=part("valid"))
 
 
 def thinned(scenario: Scenario, seed: int, purpose: str, factor: Callable[[int, int], float]) -> Scenario:
@@ -185,7 +180,7 @@ def blurred(scenario: Scenario, seed: int, how: Literal["neighbours", "gaussian"
             if n:
                 rows[i][-n:], rows[i + 1][:n] = mixed[i + 1][:n], mixed[i][-n:]
     stream = LazyStream("train", lambda i: pool.subset(rows[i].sort().values), [0] * len(sizes))
-    return _with(scenario, train_stream=stream, spec=replace(scenario.spec, boundaries=False))
+    return changed(scenario, train_stream=stream, spec=replace(scenario.spec, boundaries=False))
 
 
 def recurring(scenario: Scenario, seed: int, order: Sequence[int], samples: Literal["all", "split"]) -> Scenario:
@@ -220,7 +215,7 @@ def recurring(scenario: Scenario, seed: int, order: Sequence[int], samples: Lite
                     f"scenario.return_samples=split: experience {j} has {len(stream[j].dataset)} samples for {n} "
                     "visits; choose all, or fewer scenario.visits"
                 )
-    return _with(
+    return changed(
         scenario,
         train_stream=LazyStream("train", make, [labels[j] for j in order]),
         tests=tuple(scenario.tested[j] for j in order),
@@ -237,7 +232,7 @@ def online(scenario: Scenario, seed: int, n: int) -> Scenario:
         data = stream[e].dataset
         return data.subset(_order(len(data), scenario, seed, "wrap/online", e)[start : start + n].sort().values)
 
-    return _with(
+    return changed(
         scenario,
         spec=replace(scenario.spec, boundaries=False),
         train_stream=LazyStream("train", make, [labels[e] for e, _ in pieces]),

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from clplat.backbones.seen import Seen
 from clplat.backbones.units import Units, units_of_modules
 from clplat.errors import UsageError
 
@@ -122,8 +123,29 @@ class Backbone(nn.Module):
 
     @property
     def attention_layers(self) -> list[nn.Module]:
-        """Layers that weigh steps, and tell the weights; see :mod:`clplat.backbones.recording`."""
-        return []
+        """Layers that weigh steps and tell the weights, in the order of their calls, each as often as it is called;
+        see :mod:`clplat.backbones.recording`."""
+        return [module for module in self.modules() if getattr(module, "attends", False)]
+
+    def told(
+        self,
+        calls: list[tuple[nn.Module, Seen]],
+        x_BTD: Tensor,
+        state: State = None,
+        *,
+        reset_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> list[Seen]:
+        """What each of :attr:`attention_layers` saw of the T steps that :meth:`forward` was given.
+
+        Args:
+            calls: what they saw, call by call.
+            x_BTD, state, reset_BT, mask_BT: of :meth:`forward`.
+
+        Raises:
+            UsageError: it cannot be told of a call like this.
+        """
+        return [seen for _, seen in calls]
 
     @property
     def takes_prefix(self) -> bool:

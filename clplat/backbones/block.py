@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -14,27 +13,7 @@ from clplat.backbones.attention.ngram import NGramHeads
 from clplat.backbones.base import Backbone, Prefix, State, blank, require
 from clplat.backbones.conv.short import ShortConv
 from clplat.backbones.dropout import Dropout
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a layer of attention saw in one call. With carried keys S is more than T, and the new ones come last.
-
-    Args:
-        x: what the layer was given, (B, T, dim).
-        key, value: (B, heads, S, K).
-        weights: of each key for each step, (B, heads, T, S).
-    """
-
-    x: Tensor
-    key: Tensor
-    value: Tensor
-    weights: Tensor
-
-    @property
-    def own_weights(self) -> Tensor:
-        """The weights of the new steps alone, (B, heads, T, T)."""
-        return self.weights[..., -self.x.shape[1] :]
+from clplat.backbones.seen import Seen
 
 
 class Mixer(nn.Module):
@@ -45,7 +24,7 @@ class Mixer(nn.Module):
 
     Attributes:
         takes_prefix: it can begin with keys and values that are given, see :meth:`prefixed`.
-        attends: its output is ``out(weights of steps times values)``, head by head, and :meth:`look` tells the weights.
+        attends: it weighs steps and tells the weights; see :class:`~clplat.backbones.seen.Attending`.
     """
 
     takes_prefix: ClassVar[bool] = False
@@ -275,11 +254,6 @@ class Stack(Backbone):
     def hidden(self) -> list[tuple[str, str]]:
         plain = [i for i, block in enumerate(self.blocks) if isinstance(block.mlp, nn.Sequential)]
         return [(f"blocks.{i}.mlp.0", f"blocks.{i}.mlp.2") for i in plain]
-
-    @property
-    def attention_layers(self) -> list[nn.Module]:
-        bare = [mixer.mixer if isinstance(mixer, Convolved) else mixer for mixer in self.mixers]
-        return [mixer for mixer in bare if mixer.attends]
 
     @property
     def takes_prefix(self) -> bool:

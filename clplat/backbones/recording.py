@@ -13,18 +13,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from clplat.backbones.base import Backbone
-from clplat.backbones.block import Seen
+from clplat.backbones.seen import Seen
 
 
 @contextlib.contextmanager
 def watched(backbone: Backbone) -> Iterator[list[Seen]]:
-    """Inside, each call of a layer of attention adds what it saw to the list, in the order of the calls."""
+    """Inside, each call of the backbone adds what its layers of attention saw to the list, in their order."""
     seen: list[Seen] = []
+    calls: list[tuple[nn.Module, Seen]] = []
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
-        seen.append(layer.look(*inputs, **options))  # type: ignore[operator]
+        calls.append((layer, layer.look(*inputs, **options)))  # type: ignore[operator]
 
-    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in backbone.attention_layers]
+    def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        calls.clear()  # of layers that were called one by one
+
+    def end(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        seen.extend(backbone.told(calls, *inputs, **options))
+
+    layers = dict.fromkeys(backbone.attention_layers)  # one may be called several times
+    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
+    handles += [backbone.register_forward_pre_hook(begin), backbone.register_forward_hook(end, with_kwargs=True)]
     try:
         yield seen
     finally:
@@ -34,14 +43,15 @@ def watched(backbone: Backbone) -> Iterator[list[Seen]]:
 
 @contextlib.contextmanager
 def without_heads(backbone: Backbone, heads: Iterable[tuple[int, int]]) -> Iterator[None]:
-    """Inside, what these heads (number of the layer of attention, number of the head) give is zero."""
-    off: dict[int, list[int]] = {}
-    for layer, head in heads:
-        off.setdefault(layer, []).append(head)
-    layers = {number: backbone.attention_layers[number] for number in off}
+    """Inside, what these heads (number of the layer of attention, number of the head) give is zero; in every call, if
+    the layer is called several times."""
+    layers = backbone.attention_layers
+    off: dict[nn.Module, list[int]] = {}
+    for number, head in heads:
+        off.setdefault(layers[number], []).append(head)
     handles = [
-        layer.out.register_forward_pre_hook(_silence(off[number], layer.heads))  # type: ignore
-        for number, layer in layers.items()
+        layer.out.register_forward_pre_hook(_silence(chosen, layer.heads))  # type: ignore
+        for layer, chosen in off.items()
     ]
     try:
         yield

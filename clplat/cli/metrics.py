@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,12 +98,12 @@ def _of(
     for problem in data.problems:
         print(f"warning: {problem}", file=sys.stderr)
     values, reasons = catalogue.compute(wanted, known, options)
-    values = {_label(name, options): value for name, value in values.items()}
-    reasons = {_label(name, options): reason for name, reason in reasons.items()}
+    values = {catalogue.label(name, options): value for name, value in values.items()}
+    reasons = {catalogue.label(name, options): reason for name, reason in reasons.items()}
     kept = runs.added(run_dir, known.n)
     if names:
         against = {
-            _label(n, options): [str(path) for path in references]
+            catalogue.label(n, options): [str(path) for path in references]
             for n in names
             if references and "reference" in catalogue.needs(n)
         }
@@ -116,12 +116,6 @@ def _of(
             if name in kept["reasons"]:
                 reasons[name] = kept["reasons"][name]
     return values, reasons
-
-
-def _label(name: str, options: Mapping[str, Mapping[str, Any]]) -> str:
-    """A metric's name, with the options that it was given: other options make another value."""
-    given = ", ".join(f"{option}={value}" for option, value in sorted(options.get(name, {}).items()))
-    return f"{name}({given})" if given else name
 
 
 def _shown(value: Any) -> str:

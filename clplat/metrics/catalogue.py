@@ -31,6 +31,12 @@ def needs(name: str) -> tuple[str, ...]:
     return tuple(declared)
 
 
+def label(name: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """A metric's name, with the options that it was given: other options make another value."""
+    given = ", ".join(f"{option}={value}" for option, value in sorted(options.get(name, {}).items()))
+    return f"{name}({given})" if given else name
+
+
 def having(*given: str) -> list[str]:
     """The metrics that need nothing but what is given."""
     return [name for name in registry.names("metric") if set(needs(name)) <= set(given)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from clplat.metrics.models import Models
+    from clplat.metrics.networks import Networks
     from clplat.metrics.store import Answers
 
 Row = Sequence[float | None]
@@ -69,7 +69,7 @@ class Evidence:
     looks: Sequence[Look] | None = None
     predictions: Answers | None = None
     references: Sequence[Evidence] = ()
-    models: Models | None = None
+    models: Networks | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
     timings: Sequence[Mapping[str, Any]] = ()
 
@@ -148,7 +148,7 @@ class Evidence:
             raise NotMeasuredError("the run stored no predictions: train with eval.store=predictions")
         return self.predictions
 
-    def network(self) -> Models:
+    def network(self) -> Networks:
         """The run's networks. Raises :class:`NotMeasuredError` where they are not at hand."""
         if self.models is None:
             raise NotMeasuredError("needs the model: clplat metrics RUN --add NAME computes it from checkpoints")

@@ -39,43 +39,54 @@ def class_sums(logits_NC: Tensor, y_N: Tensor) -> Sums:
     return {"right": (logits_NC.argmax(-1) == y_N).sum()}
 
 
-def token_sums(logits_NTV: Tensor, y_NT: Tensor) -> Sums:
-    """asked: labelled steps. right: those whose largest logit is the label's. whole: samples whose labelled steps are
-    all right. nll: negative log-likelihood over labelled steps, in nats."""
+# What is true of each entry of the targets, from which both the sums of a batch and the columns of a sample
+# (:mod:`clplat.metrics.answers`) are made.
+
+
+def token_entries(logits_NTV: Tensor, y_NT: Tensor) -> dict[str, Tensor]:
+    """asked: whether the step is labelled. right: it is, and its largest logit is the label's. nll: the negative
+    log-likelihood of its label in nats, 0 where there is none. (N, T) each."""
     asked_NT = y_NT != IGNORED
-    right_NT = logits_NTV.argmax(-1) == y_NT
     nll_NT = nnf.cross_entropy(logits_NTV.transpose(1, 2), y_NT, ignore_index=IGNORED, reduction="none")
-    return {
-        "asked": asked_NT.sum(),
-        "right": (right_NT & asked_NT).sum(),
-        "whole": (right_NT | ~asked_NT).all(-1).sum(),
-        "nll": nll_NT.double().sum(),
-    }
+    return {"asked": asked_NT, "right": (logits_NTV.argmax(-1) == y_NT) & asked_NT, "nll": nll_NT.double()}
 
 
-def bit_sums(logits_NTF: Tensor, y_NTF: Tensor) -> Sums:
-    """asked: bits. right: asked bits that are right, a bit being 1 where its logit is positive. whole: samples whose
-    asked bits are all right."""
+def bit_entries(logits_NTF: Tensor, y_NTF: Tensor) -> dict[str, Tensor]:
+    """asked, and right: asked, and 1 just where the logit is positive. (N, T, F) each."""
     asked_NTF = y_NTF != IGNORED
-    right_NTF = (logits_NTF > 0) == (y_NTF == 1)
-    return {
-        "asked": asked_NTF.sum(),
-        "right": (right_NTF & asked_NTF).sum(),
-        "whole": (right_NTF | ~asked_NTF).flatten(1).all(1).sum(),
-    }
+    return {"asked": asked_NTF, "right": ((logits_NTF > 0) == (y_NTF == 1)) & asked_NTF}
 
 
-def value_sums(predicted: Tensor, y: Tensor) -> Sums:
-    """asked: values. error: squared errors. total and squares: the values themselves, and their squares."""
+def value_entries(predicted: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """asked; error: the squared error; absolute: the absolute one; total: the value itself; squares: its square. All
+    but the first 0 where nothing is asked. Of the targets' shape each, in double precision."""
     asked_ = ~y.isnan()
     error = torch.where(asked_, predicted - y.nan_to_num(), 0.0).double()
     known = y.nan_to_num().double()
-    return {
-        "asked": asked_.sum(),
-        "error": error.square().sum(),
-        "total": known.sum(),
-        "squares": known.square().sum(),
-    }
+    squares = {"error": error.square(), "squares": known.square()}
+    return {"asked": asked_, "absolute": error.abs(), "total": known, **squares}
+
+
+def _whole(entries: dict[str, Tensor]) -> Tensor:
+    """Samples in which all that is asked is right."""
+    return (entries["right"] | ~entries["asked"]).flatten(1).all(1).sum()
+
+
+def token_sums(logits_NTV: Tensor, y_NT: Tensor) -> Sums:
+    """The sums of :func:`token_entries`, and whole: samples whose labelled steps are all right."""
+    found = token_entries(logits_NTV, y_NT)
+    return {**{name: entry.sum() for name, entry in found.items()}, "whole": _whole(found)}
+
+
+def bit_sums(logits_NTF: Tensor, y_NTF: Tensor) -> Sums:
+    """The sums of :func:`bit_entries`, and whole: samples whose asked bits are all right."""
+    found = bit_entries(logits_NTF, y_NTF)
+    return {**{name: entry.sum() for name, entry in found.items()}, "whole": _whole(found)}
+
+
+def value_sums(predicted: Tensor, y: Tensor) -> Sums:
+    """The sums of :func:`value_entries`."""
+    return {name: entry.sum() for name, entry in value_entries(predicted, y).items()}
 
 
 SUMS: dict[Target, Callable[[Tensor, Tensor], Sums]] = {

@@ -2,10 +2,10 @@
 
 ``RUN/predictions/e003.npz`` holds the answers after train experience 3, ``untrained.npz`` those of the untrained
 network. In a file the samples of the test experiences lie one after another: ``experience`` names those that were
-evaluated, ``length`` says how many rows each has, and every other array is a column over all rows (see
-:mod:`clplat.metrics.answers` for their names). In the form ``counts`` equal rows are one, with how many they are in the
-column ``count``, and what differs from sample to sample is left out. Nothing is pickled, and equal answers make equal
-files, byte for byte. numpy only: reading them takes no torch.
+evaluated, ``length`` says how many rows each has, and every other array is a column over all rows, of one or several
+numbers for each (see :mod:`clplat.metrics.answers` for their names). In the form ``counts`` equal rows are one, with
+how many they are in the column ``count``, and what differs from sample to sample is left out. Nothing is pickled, and
+equal answers make equal files, byte for byte. numpy only: reading them takes no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clplat.errors import RunFailedError
 from clplat.metrics.evidence import NotMeasuredError
@@ -49,18 +50,26 @@ def write(run_dir: Path, after: int, answers: Mapping[int, Columns], kept: Form)
     names = list(next(iter(parts.values()), {}))
     arrays = {name: _smallest(np.concatenate([columns[name] for columns in parts.values()])) for name in names}
     lengths = [len(next(iter(columns.values()))) for columns in parts.values()]
-    target = path(run_dir, after)
+    save(path(run_dir, after), {"experience": list(parts), "length": lengths, **arrays})
+
+
+def save(target: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write arrays by name, aside first; the folder is made.
+
+    Raises:
+        RunFailedError: they cannot be written.
+    """
     aside = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(exist_ok=True)
         with open(aside, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, experience=list(parts), length=lengths, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, target)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise RunFailedError(f"{target}: the predictions cannot be written: {error.strerror}") from error
+        raise RunFailedError(f"{target}: the {target.parent.name} cannot be written: {error.strerror}") from error
 
 
 def cut(run_dir: Path, evaluations: int) -> None:
@@ -72,8 +81,9 @@ def cut(run_dir: Path, evaluations: int) -> None:
 
 
 def counted(columns: Columns) -> Columns:
-    """Equal rows as one row with their ``count``; columns of fractions, which hardly ever are equal, are left out."""
-    names = [name for name, values in columns.items() if np.issubdtype(values.dtype, np.integer)]
+    """Equal rows as one row with their ``count``; columns of fractions, or of several numbers, which hardly ever are
+    equal, are left out."""
+    names = [name for name, values in columns.items() if np.issubdtype(values.dtype, np.integer) and values.ndim == 1]
     rows, counts = np.unique(np.stack([columns[name] for name in names], 1), axis=0, return_counts=True)
     return {**{name: rows[:, k] for k, name in enumerate(names)}, "count": counts}
 

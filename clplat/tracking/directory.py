@@ -30,6 +30,7 @@ RECORDS = (
     "results.json",
     "metrics.json",
     "predictions",
+    "features",
     "metrics.jsonl",
     "timings.jsonl",
     "environment.json",

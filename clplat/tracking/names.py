@@ -20,7 +20,8 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     several ranks, each is ``.../<number>``, from 0. An evaluation
     gives ``eval/task/<j>`` and ``eval/loss/<j>`` for each evaluated experience j, ``eval/<name>`` for each summary
     metric over the experiences so far, and ``eval/average_seen``. A look inside training (``eval.every``) gives
-    ``train/look/<j>``, a probe ``eval/<probe>/<name>``.
+    ``train/look/<j>``, a probe ``eval/<probe>/<name>``, a metric that was asked for ``eval/<metric>``, or, where it is
+    several numbers, ``eval/<metric>/<which>``.
     """
     found: dict[str, float | None] = {}
     if line.get("event") == "train":
@@ -37,6 +38,10 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
         found = {f"train/look/{j}": value for j, value in enumerate(matrix_row(line))}
     elif line.get("event") == "probe":
         found = {f"eval/{line['probe']}/{name}": value for name, value in line["values"].items()}
+    elif line.get("event") == "metrics":
+        for name, value in line["values"].items():
+            parts = value.items() if isinstance(value, Mapping) else [("", value)]
+            found |= {f"eval/{name}/{part}".rstrip("/"): one for part, one in parts if isinstance(one, int | float)}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

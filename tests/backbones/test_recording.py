@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from clplat import registry
+from clplat.backbones.attention.gtrxl import GatedLayer
+from clplat.backbones.attention.landmark import LandmarkLayer
+from clplat.backbones.attention.segments import SegmentRecurrent
 from clplat.backbones.attention.transformer import Transformer
 from clplat.backbones.base import reference_form
-from clplat.backbones.block import Stack, join_heads
+from clplat.backbones.block import join_heads
 from clplat.backbones.ops.attention import attention_loop, attention_weights
 from clplat.backbones.recording import watched, without_heads
 from clplat.build import backbone_maker
@@ -102,12 +106,28 @@ def test_every_layer_that_tells_weights_tells_the_right_ones(name: str) -> None:
     if "attention" not in net.gives():
         assert not net.attention_layers
         return
-    assert isinstance(net, Stack)
-    found = []
-    for layer in net.attention_layers:
-        layer.register_forward_hook(lambda m, a, out: found.append(out[0]))
+    T = 37 if net.sequential else 1
+    joined: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in net.attention_layers}
+    for layer, given in joined.items():
+        layer.out.register_forward_pre_hook(lambda m, a, given=given: given.append(a[0]))
     with torch.no_grad(), watched(net) as seen:
-        net(torch.randn(2, 9, 64))
-    for layer, look, output in zip(net.attention_layers, seen, found, strict=True):
-        made = layer.out(join_heads(look.weights @ look.value))
-        torch.testing.assert_close(made, output, rtol=1e-4, atol=1e-5)
+        net(torch.randn(2, T, 64))
+    assert len(seen) == len(net.attention_layers)
+    if isinstance(net, SegmentRecurrent):  # of each segment's places, its steps
+        L = net.segment
+        joined = {
+            layer: [torch.cat([p[:, net.lead : net.lead + L] for p in given], 1)[:, :T]]
+            for layer, given in joined.items()
+        }
+    for layer, look in zip(net.attention_layers, seen, strict=True):
+        expected = joined[layer].pop(0)
+        made = join_heads(look.weights @ look.value)
+        made = made if look.gate is None else look.gate * made
+        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+        steps = look.x.shape[1]
+        assert look.own_weights.shape == (2, layer.heads, steps, steps)
+        assert look.own_key.shape[:3] == look.own_value.shape[:3] == (2, layer.heads, steps)
+        if net.causal:
+            assert not look.own_weights.triu(1).any()
+        if isinstance(layer, (GatedLayer, LandmarkLayer)):  # whose memory is steps: 32 before a segment, 8 blocks of 16
+            torch.testing.assert_close(look.own_weights.sum(-1), torch.ones(2, layer.heads, T))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clplat.metrics import catalogue, labels, measures, store
-from clplat.metrics.answers import ANSWERS, COLUMNS, Collected
+from clplat.metrics.answers import ANSWERS, COLUMNS, WIDE, Collected, rows
 from clplat.metrics.evidence import Evidence, NotMeasuredError
 from clplat.ranks import Ranks
 from clplat.scenario import Experience, Target, TensorData
@@ -50,7 +50,10 @@ def test_columns_add_up_to_the_sums_that_measures_are_made_of(target: Target) ->
         return
     for name in set(found) & set(sums):
         assert float(found[name].sum()) == pytest.approx(sums[name], rel=1e-12), name
-    assert set(found) - set(sums) <= {"nll"}
+    assert set(found) - set(sums) <= {"nll", "absolute", *WIDE}
+    for name in set(found) & set(WIDE):
+        kept = {1: "step_", 2: "channel_"}[WIDE[name][1]]
+        assert float(found[name].sum()) == pytest.approx(sums[name.removeprefix(kept)], rel=1e-12)
     if target == "bits":
         each = torch.nn.functional.binary_cross_entropy_with_logits(logits, (y == 1).float(), reduction="none")
         assert float(found["nll"].sum()) == pytest.approx(float(each[y != -100].sum()), rel=1e-5)
@@ -179,6 +182,9 @@ def test_steps(tmp_path: Path) -> None:
 
 
 def test_automatic_form() -> None:
+    assert rows("class", stream(*LABELS)) == 7
+    series = stream(torch.zeros(8, 10, 3))  # five columns of one number, two of ten, four of three
+    assert rows("series", series) == 8 * (5 + 2 * 10 + 4 * 3) // 4
     assert store.form("auto", store.AUTO_ROWS) == "predictions"
     assert store.form("auto", store.AUTO_ROWS + 1) == "counts"
     assert [store.form(word, 1) for word in ("predictions", "counts", "none")] == ["predictions", "counts", None]

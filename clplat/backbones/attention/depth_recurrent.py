@@ -102,6 +102,10 @@ class DepthRecurrentTransformer(Backbone):
             h_BTD = h_BTD + g_BTD * (c_BTD - h_BTD)
         return blank(self.norm(h_BTD), mask_BT), after
 
+    @property
+    def attention_layers(self) -> list[nn.Module]:
+        return [self.block.mixer] * self.iterations
+
     def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
         weight = self.embed.weight
         device, dtype = device or weight.device, dtype or weight.dtype

@@ -12,7 +12,13 @@ from clplat.backbones.attention.segments import SegmentRecurrent, causal
 from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import join_heads, split_heads
 from clplat.backbones.dropout import Dropout
-from clplat.backbones.ops.relative_attention import relative_attention, relative_attention_loop, sinusoids
+from clplat.backbones.ops.relative_attention import (
+    relative_attention,
+    relative_attention_loop,
+    relative_weights,
+    sinusoids,
+)
+from clplat.backbones.seen import Seen
 
 
 class GRUGate(nn.Module):
@@ -68,7 +74,24 @@ class GatedLayer(nn.Module):
         self.attention_gate, self.mlp_gate = GRUGate(dim, bias), GRUGate(dim, bias)
         self.dropout = Dropout(dropout)
 
+    attends = True
+
     def forward(self, x_BLD: Tensor, memory_BMD: Tensor, visible_BLS: Tensor) -> Tensor:
+        q, k, v, r_HSK, u_HK, w_HK = self._project(x_BLD, memory_BMD)
+        form = relative_attention_loop if in_reference_form() else relative_attention
+        y_BLD = self.out(join_heads(form(q, k, v, r_HSK, u_HK, w_HK, visible_BLS)))
+        x_BLD = self.attention_gate(x_BLD, self.dropout(y_BLD.relu()))
+        y_BLD = self.mlp(self.mlp_norm(x_BLD))
+        gated: Tensor = self.mlp_gate(x_BLD, self.dropout(y_BLD.relu()))
+        return gated
+
+    def look(self, x_BLD: Tensor, memory_BMD: Tensor, visible_BLS: Tensor) -> Seen:
+        q, k, v, r_HSK, u_HK, w_HK = self._project(x_BLD, memory_BMD)
+        steps = torch.arange(k.shape[2], device=k.device) - memory_BMD.shape[1]
+        return Seen(x_BLD, k, v, relative_weights(q, k, r_HSK, u_HK, w_HK, visible_BLS), steps)
+
+    def _project(self, x_BLD: Tensor, memory_BMD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values, and r, u and w."""
         seen_BSD = self.attention_norm(torch.cat([memory_BMD, x_BLD], 1))
         S, D = seen_BSD.shape[1:]
         q = split_heads(self.query(seen_BSD[:, memory_BMD.shape[1] :]), self.heads)
@@ -76,12 +99,7 @@ class GatedLayer(nn.Module):
         r_SD = self.place(sinusoids(S, D, x_BLD.device, x_BLD.dtype))
         r_HSK = split_heads(r_SD[None], self.heads)[0]
         u_HK, w_HK = (bias.unflatten(0, (self.heads, -1)) for bias in (self.u, self.w))
-        form = relative_attention_loop if in_reference_form() else relative_attention
-        y_BLD = self.out(join_heads(form(q, k, v, r_HSK, u_HK, w_HK, visible_BLS)))
-        x_BLD = self.attention_gate(x_BLD, self.dropout(y_BLD.relu()))
-        y_BLD = self.mlp(self.mlp_norm(x_BLD))
-        gated: Tensor = self.mlp_gate(x_BLD, self.dropout(y_BLD.relu()))
-        return gated
+        return q, k, v, r_HSK, u_HK, w_HK
 
 
 class GTrXL(SegmentRecurrent):

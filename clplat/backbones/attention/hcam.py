@@ -13,7 +13,8 @@ from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import join_heads, split_heads
 from clplat.backbones.dropout import Dropout
 from clplat.backbones.ops.relative_attention import sinusoids
-from clplat.backbones.ops.retrieval import best, retrieve, retrieve_loop
+from clplat.backbones.ops.retrieval import best, retrieval_weights, retrieve, retrieve_loop
+from clplat.backbones.seen import Seen
 
 
 class ChunkMemory(nn.Module):
@@ -31,13 +32,33 @@ class ChunkMemory(nn.Module):
         take: chunks that each query takes.
     """
 
+    attends = True
+
     def __init__(self, dim: int, heads: int, take: int) -> None:
         super().__init__()
-        self.take = take
+        self.take, self.heads = take, heads
         self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.attention = Attention(dim, heads)
 
     def forward(self, x_BTD: Tensor, chunks_BNCD: Tensor, live_BN: Tensor) -> Tensor:
+        q, k, v, weights_B1TN = self._project(x_BTD, chunks_BNCD, live_BN)
+        form = retrieve_loop if in_reference_form() else retrieve
+        y_BTD: Tensor = self.out(join_heads(form(q, k, v, weights_B1TN)))
+        return y_BTD
+
+    @property
+    def out(self) -> nn.Module:
+        """The layer that joins the heads."""
+        return self.attention.out
+
+    def look(self, x_BTD: Tensor, chunks_BNCD: Tensor, live_BN: Tensor) -> Seen:
+        q, k, v, weights_B1TN = self._project(x_BTD, chunks_BNCD, live_BN)
+        k_BHSK, v_BHSK, weights = k.flatten(2, 3), v.flatten(2, 3), retrieval_weights(q, k, weights_B1TN).flatten(3)
+        S = k_BHSK.shape[2]
+        return Seen(x_BTD, k_BHSK, v_BHSK, weights, torch.arange(-S, 0, device=k.device))
+
+    def _project(self, x_BTD: Tensor, chunks_BNCD: Tensor, live_BN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the steps of each chunk, and the weights of the chunks."""
         N, C, D = chunks_BNCD.shape[1:]
         chunks_BNCD = chunks_BNCD.detach()
         scores = (self.query(x_BTD) @ self.key(chunks_BNCD.mean(2)).mT)[:, None] / D**0.5
@@ -46,15 +67,12 @@ class ChunkMemory(nn.Module):
         weights_B1TN = scores.masked_fill(~taken, lowest).softmax(-1) * taken
 
         back_SD = sinusoids(N * C, D, x_BTD.device, chunks_BNCD.dtype).flip(0)
-        heads = self.attention.heads
-        q = split_heads(self.attention.query(x_BTD), heads)
+        q = split_heads(self.attention.query(x_BTD), self.heads)
         k, v = (
-            split_heads(part, heads).unflatten(2, (N, C))
+            split_heads(part, self.heads).unflatten(2, (N, C))
             for part in self.attention.key_value(chunks_BNCD.flatten(1, 2) + back_SD).chunk(2, -1)
         )
-        form = retrieve_loop if in_reference_form() else retrieve
-        y_BTD: Tensor = self.attention.out(join_heads(form(q, k, v, weights_B1TN.to(q.dtype))))
-        return y_BTD
+        return q, k, v, weights_B1TN.to(q.dtype)
 
 
 class HierarchicalLayer(nn.Module):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from clplat.backbones.attention.transformer import SelfAttention
-from clplat.backbones.base import in_reference_form, require
+from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import Stack, split_heads
-from clplat.backbones.ops.hopfield import hopfield, hopfield_loop
+from clplat.backbones.ops.hopfield import hopfield, hopfield_loop, hopfield_weights
+from clplat.backbones.seen import Seen
 
 
 class HopfieldAttention(SelfAttention):
@@ -32,7 +33,6 @@ class HopfieldAttention(SelfAttention):
         rest: whether a pattern of zeros is stored too, so that a step may read nothing.
     """
 
-    attends = False  # its states move before they read
     rotary = False
 
     def __init__(self, dim: int, heads: int, slots: int, updates: int, beta: float, rest: bool) -> None:
@@ -44,17 +44,27 @@ class HopfieldAttention(SelfAttention):
         self.patterns = nn.Parameter(torch.randn(slots, dim))
 
     def attend(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, visible_BTS: Tensor | None) -> Tensor:
-        (B, _, T, _), S, slots = q_BHTK.shape, k_BHSK.shape[2], len(self.patterns)
+        form = hopfield_loop if in_reference_form() else hopfield
+        return form(q_BHTK, *self._stored(k_BHSK, v_BHSK, visible_BTS), self.beta, self.updates, self.rest)
+
+    def look(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Seen:
+        (q, k, v, seen_BTS), _ = self.project(x_BTD, state, reset_BT, mask_BT)
+        k, v, visible_BTS = self._stored(k, v, seen_BTS)
+        return Seen(x_BTD, k, v, hopfield_weights(q, k, visible_BTS, self.beta, self.updates, self.rest))
+
+    def _stored(self, k_BHSK: Tensor, v_BHSK: Tensor, visible_BTS: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Patterns, what is read at them, and which of them each step may retrieve: those of the slots in front."""
+        (B, _, S, _), slots = k_BHSK.shape, len(self.patterns)
         _, k, v = (split_heads(part, self.heads) for part in self.qkv(self.patterns)[None].chunk(3, -1))
         k_BHSK, v_BHSK = (
             torch.cat([part.to(steps.dtype).expand(B, -1, -1, -1), steps], 2)
             for part, steps in ((k, k_BHSK), (v, v_BHSK))
         )
         if visible_BTS is None:
-            visible_BTS = torch.ones((B, T, S), dtype=torch.bool, device=q_BHTK.device).tril()
-        visible_BTS = nn.functional.pad(visible_BTS, (slots, 0), value=True)
-        form = hopfield_loop if in_reference_form() else hopfield
-        return form(q_BHTK, k_BHSK, v_BHSK, visible_BTS, self.beta, self.updates, self.rest)
+            visible_BTS = torch.ones((B, S, S), dtype=torch.bool, device=k_BHSK.device).tril()
+        return k_BHSK, v_BHSK, nn.functional.pad(visible_BTS, (slots, 0), value=True)
 
 
 class Hopfield(Stack):

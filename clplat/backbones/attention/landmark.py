@@ -12,7 +12,8 @@ from clplat.backbones.attention.segments import SegmentRecurrent, causal, turn
 from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import join_heads, make_mlp, split_heads
 from clplat.backbones.dropout import Dropout
-from clplat.backbones.ops.retrieval import best, retrieve, retrieve_loop
+from clplat.backbones.ops.retrieval import best, retrieval_weights, retrieve, retrieve_loop
+from clplat.backbones.seen import Seen
 
 
 class LandmarkLayer(nn.Module):
@@ -27,6 +28,8 @@ class LandmarkLayer(nn.Module):
         take: blocks that each query and head takes: those with the best landmarks.
     """
 
+    attends = True
+
     def __init__(self, dim: int, heads: int, *, ratio: float, dropout: float, take: int) -> None:
         super().__init__()
         require(heads >= 1 and dim % (2 * heads) == 0, f"dim {dim} must be an even multiple of heads {heads}")
@@ -39,6 +42,26 @@ class LandmarkLayer(nn.Module):
         self, h_BSD: Tensor, visible_BSC: Tensor, keys_BNSD: Tensor, values_BNSD: Tensor, live_BN: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Also returns the block's own keys, not turned, and values, (B, C + 1, dim)."""
+        (q, k, v, k_BHNCK, v_BHNCK, weights), own = self._weigh(h_BSD, visible_BSC, keys_BNSD, values_BNSD, live_BN)
+        C = k.shape[2]
+        form = retrieve_loop if in_reference_form() else retrieve
+        y = weights[..., :C] @ v + form(q, k_BHNCK, v_BHNCK, weights[..., C:])
+        h_BSD = h_BSD + self.dropout(self.out(join_heads(y)))
+        return h_BSD + self.dropout(self.mlp(self.mlp_norm(h_BSD))), *own
+
+    def look(self, h_BSD: Tensor, visible_BSC: Tensor, keys_BNSD: Tensor, values_BNSD: Tensor, live_BN: Tensor) -> Seen:
+        (q, k, v, k_BHNCK, v_BHNCK, weights), _ = self._weigh(h_BSD, visible_BSC, keys_BNSD, values_BNSD, live_BN)
+        C, past = k.shape[2], k_BHNCK.shape[2] * k_BHNCK.shape[3]
+        dealt = retrieval_weights(q, k_BHNCK, weights[..., C:]).flatten(3)
+        key, value = torch.cat([k_BHNCK.flatten(2, 3), k], 2), torch.cat([v_BHNCK.flatten(2, 3), v], 2)
+        steps = torch.arange(-past, C, device=k.device)
+        return Seen(h_BSD, key, value, torch.cat([dealt, weights[..., :C]], -1), steps)
+
+    def _weigh(
+        self, h_BSD: Tensor, visible_BSC: Tensor, keys_BNSD: Tensor, values_BNSD: Tensor, live_BN: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+        """Queries; keys and values of the block's steps, then those of the N blocks before; the weights of the former
+        and shares of the latter, (B, heads, C + 1, C + N). And the block's own keys, not turned, and values."""
         (_, N, S, _), C = keys_BNSD.shape, h_BSD.shape[1] - 1
         q_BSD, k_BSD, v_BSD = self.qkv(self.attention_norm(h_BSD)).chunk(3, -1)
         q, v = turn(split_heads(q_BSD, self.heads), N * S), split_heads(v_BSD, self.heads)
@@ -50,10 +73,8 @@ class LandmarkLayer(nn.Module):
         marks = q @ k_BHNSK[:, :, :, C].mT
         marks = marks.masked_fill(~best(marks, live_BN, self.take), -torch.inf)
         weights = (torch.cat([own, marks], -1) / q.shape[-1] ** 0.5).softmax(-1)
-        form = retrieve_loop if in_reference_form() else retrieve
-        y = weights[..., :C] @ v[:, :, :C] + form(q, k_BHNSK[:, :, :, :C], v_BHNSK[:, :, :, :C], weights[..., C:])
-        h_BSD = h_BSD + self.dropout(self.out(join_heads(y)))
-        return h_BSD + self.dropout(self.mlp(self.mlp_norm(h_BSD))), k_BSD, v_BSD
+        own_k, blocks_k, blocks_v = k[:, :, N * S : -1], k_BHNSK[:, :, :, :C], v_BHNSK[:, :, :, :C]
+        return (q, own_k, v[:, :, :C], blocks_k, blocks_v, weights), (k_BSD, v_BSD)
 
 
 class LandmarkTransformer(SegmentRecurrent):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clplat.backbones.base import State, in_reference_form, require
-from clplat.backbones.block import Mixer, Seen, join_heads, split_heads
+from clplat.backbones.block import Mixer, join_heads, split_heads
 from clplat.backbones.ops.attention import (
     attention_weights,
     latest,
@@ -16,6 +16,7 @@ from clplat.backbones.ops.attention import (
     window_attention,
     window_attention_loop,
 )
+from clplat.backbones.seen import Seen
 
 
 class WindowAttention(Mixer):
@@ -64,8 +65,12 @@ class WindowAttention(Mixer):
         state, reset_BT = self._before(x_BTD, state, reset_BT)
         step_BT = torch.ones_like(reset_BT) if mask_BT is None else mask_BT
         (q, k, v), _ = self._project(x_BTD, state, reset_BT, step_BT)
-        visible_BTS, _ = visibility(state["live"], reset_BT, step_BT, self.window)
+        k, v, visible_BTS = self.in_sight(k, v, visibility(state["live"], reset_BT, step_BT, self.window)[0])
         return Seen(x_BTD, k, v, attention_weights(q, k, visible_BTS))
+
+    def in_sight(self, k: Tensor, v: Tensor, visible_BTS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values that steps may see, the steps' own last, and who sees whom."""
+        return k, v, visible_BTS
 
     def _before(self, x_BTD: Tensor, state: State, reset_BT: Tensor | None) -> tuple[State, Tensor]:
         if state is None:

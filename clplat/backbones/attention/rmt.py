@@ -37,7 +37,7 @@ class RMT(SegmentRecurrent):
     ) -> None:
         super().__init__(input_size, Layer, **network)
         require(slots >= 0, f"slots must not be negative, as {slots}")
-        self.slots = slots
+        self.slots = self.lead = slots
         self.start = nn.Parameter(torch.randn(slots, self.output_size))
 
     def read(self, h_BLD: Tensor, live_BL: Tensor, memory: State) -> tuple[Tensor, State]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from clplat.backbones.base import Backbone, State, blank, in_reference_form, require, select_rows
 from clplat.backbones.block import join_heads, make_mlp, split_heads
 from clplat.backbones.dropout import Dropout
-from clplat.backbones.ops.attention import attention, attention_loop, latest, rotate
+from clplat.backbones.ops.attention import attention, attention_loop, attention_weights, latest, rotate
 from clplat.backbones.ops.rows import rows
+from clplat.backbones.seen import Seen, joined
 
 
 class SegmentRecurrent(Backbone):
@@ -30,6 +31,9 @@ class SegmentRecurrent(Backbone):
 
     A subclass defines :meth:`read` and :meth:`memory`.
 
+    Attributes:
+        lead: places in front of a segment's steps where its layers attend.
+
     Args:
         make_layer: gives a layer: called with dim, heads, ratio and dropout.
         dim: width of the residual stream; an even multiple of heads.
@@ -39,6 +43,8 @@ class SegmentRecurrent(Backbone):
         dropout: probability that a value of a residual branch is dropped in training.
         segment: steps in a segment, L.
     """
+
+    lead: int = 0
 
     def __init__(
         self,
@@ -128,6 +134,20 @@ class SegmentRecurrent(Backbone):
     def state_size(self, T: int) -> int:
         return self.memory_size() + (self.segment - 1) * (self.output_size + 1)
 
+    def told(
+        self,
+        calls: list[tuple[nn.Module, Seen]],
+        x_BTD: Tensor,
+        state: State = None,
+        *,
+        reset_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> list[Seen]:
+        whole = state is None and reset_BT is None and mask_BT is None
+        require(whole, "attention within segments is told of whole sequences without padding")
+        each = [[seen for layer, seen in calls if layer is own] for own in self.attention_layers]
+        return [joined(parts, self.lead, self.segment, x_BTD.shape[1]) for parts in each]
+
     def hidden(self) -> list[tuple[str, str]]:
         names = [name for name, module in self.named_modules() if isinstance(module, Layer)]
         return [(f"{name}.mlp.0", f"{name}.mlp.2") for name in names]
@@ -162,16 +182,23 @@ class Attention(nn.Module):
             f"dim {dim} must be {'an even' if rotary else 'a'} multiple of heads {heads}",
         )
         self.heads, self.rotary = heads, rotary
+        self.attends = rotary  # what has no positions are no steps
         self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
 
     def forward(self, x_BTD: Tensor, seen_BSD: Tensor, visible_BTS: Tensor) -> Tensor:
+        form = attention_loop if in_reference_form() else attention
+        y_BTD: Tensor = self.out(join_heads(form(*self._project(x_BTD, seen_BSD), visible_BTS)))
+        return y_BTD
+
+    def look(self, x_BTD: Tensor, seen_BSD: Tensor, visible_BTS: Tensor) -> Seen:
+        q, k, v = self._project(x_BTD, seen_BSD)
+        return Seen(x_BTD, k, v, attention_weights(q, k, visible_BTS))
+
+    def _project(self, x_BTD: Tensor, seen_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, heads, T or S, dim / heads)."""
         q = split_heads(self.query(x_BTD), self.heads)
         k, v = (split_heads(part, self.heads) for part in self.key_value(seen_BSD).chunk(2, -1))
-        if self.rotary:
-            q, k = turn(q, k.shape[2] - q.shape[2]), turn(k)
-        form = attention_loop if in_reference_form() else attention
-        y_BTD: Tensor = self.out(join_heads(form(q, k, v, visible_BTS)))
-        return y_BTD
+        return (turn(q, k.shape[2] - q.shape[2]), turn(k), v) if self.rotary else (q, k, v)
 
 
 class Layer(nn.Module):

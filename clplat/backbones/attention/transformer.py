@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clplat.backbones.attention.local import WindowAttention
 from clplat.backbones.base import Prefix, State, in_reference_form, require
-from clplat.backbones.block import Mixer, Seen, Stack, join_heads, split_heads
+from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
 from clplat.backbones.ops.attention import (
     Weighing,
     attention,
@@ -20,6 +20,7 @@ from clplat.backbones.ops.attention import (
     rotate,
     visibility,
 )
+from clplat.backbones.seen import Seen
 
 
 class SelfAttention(Mixer):

@@ -115,5 +115,9 @@ class TTM(Backbone):
     def state_size(self, T: int) -> int:
         return self.slots * self.output_size
 
+    @property
+    def attention_layers(self) -> list[nn.Module]:
+        return []  # tokens attend to each other, not steps
+
     def hidden(self) -> list[tuple[str, str]]:
         return [(f"layers.{i}.mlp.0", f"layers.{i}.mlp.2") for i in range(len(self.layers))]

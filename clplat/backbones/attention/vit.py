@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -13,6 +13,8 @@ from clplat.backbones.attention.pretrained import Source, load
 from clplat.backbones.base import Backbone, Prefix, State, blank, require
 from clplat.backbones.block import join_heads, split_heads
 from clplat.backbones.dropout import Dropout
+from clplat.backbones.ops.attention import attention_weights
+from clplat.backbones.seen import Seen
 
 # Mean and standard deviation of red, green and blue.
 SCALES = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((0.5,) * 3, (0.5,) * 3)}
@@ -27,6 +29,8 @@ class Layer(nn.Module):
         epsilon: of the norms.
         dropout: probability that a value of a branch is dropped in training.
     """
+
+    attends = True
 
     def __init__(self, dim: int, heads: int, wide: int, epsilon: float, dropout: float) -> None:
         super().__init__()
@@ -46,13 +50,22 @@ class Layer(nn.Module):
             dropped: Tensor = self.dropout(x.reshape(rows, steps, x.shape[-1]))
             return dropped.view_as(x)
 
+        mixed = nnf.scaled_dot_product_attention(*self._project(h_BTW, prefix))
+        h_BTW = h_BTW + drop(self.out(join_heads(mixed)))
+        return h_BTW + drop(self.mlp(self.mlp_norm(h_BTW)))
+
+    def look(self, h_BTW: Tensor, prefix: Prefix | None = None, samples: int | None = None) -> Seen:
+        q, k, v = self._project(h_BTW, prefix)
+        all_BTS = torch.ones((1, q.shape[2], k.shape[2]), dtype=torch.bool, device=q.device)
+        return Seen(h_BTW, k, v, attention_weights(q, k, all_BTS))
+
+    def _project(self, h_BTW: Tensor, prefix: Prefix | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, heads, T, dim / heads), with those of the prefix in front."""
         q, k, v = self.qkv(self.attention_norm(h_BTW)).chunk(3, -1)
         if prefix is not None:
             k, v = torch.cat([prefix[0].to(k), k], 1), torch.cat([prefix[1].to(v), v], 1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        mixed = nnf.scaled_dot_product_attention(q, k, v)
-        h_BTW = h_BTW + drop(self.out(join_heads(mixed)))
-        return h_BTW + drop(self.mlp(self.mlp_norm(h_BTW)))
+        return q, k, v
 
 
 class ViT(Backbone):
@@ -158,6 +171,11 @@ class ViT(Backbone):
 
     def state_size(self, T: int) -> int:
         return 0
+
+    def told(self, calls: list[tuple[nn.Module, Seen]], x_BTD: Tensor, *rest: Any, **flags: Any) -> list[Seen]:
+        """The steps are the class token and the patches of an image."""
+        require(x_BTD.shape[1] == 1, "vit tells the attention within one image: use the encoder image")
+        return super().told(calls, x_BTD, *rest, **flags)
 
     @property
     def takes_prompts(self) -> bool:

@@ -28,11 +28,14 @@ class Persistent(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, visible_BTS: Tensor) -> Tensor:
         """Attention of q to these and to what it sees of k and v."""
-        B, (_, count, _) = len(q), self.key.shape
+        return (attention_loop if in_reference_form() else attention)(q, *self.in_front(k, v, visible_BTS))
+
+    def in_front(self, k: Tensor, v: Tensor, visible_BTS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and who sees whom, with these in front."""
+        B, (_, count, _) = len(k), self.key.shape
         k = torch.cat([self.key.to(k.dtype).expand(B, -1, -1, -1), k], 2)
         v = torch.cat([self.value.to(v.dtype).expand(B, -1, -1, -1), v], 2)
-        visible_BTS = nn.functional.pad(visible_BTS, (count, 0), value=True)
-        return (attention_loop if in_reference_form() else attention)(q, k, v, visible_BTS)
+        return k, v, nn.functional.pad(visible_BTS, (count, 0), value=True)
 
 
 class PersistentWindow(WindowAttention):
@@ -45,8 +48,6 @@ class PersistentWindow(WindowAttention):
         persistent: number of persistent keys.
     """
 
-    attends = False  # what is in sight of all steps is no step
-
     def __init__(self, dim: int, heads: int, window: int, persistent: int) -> None:
         super().__init__(dim, heads, window)
         self.persistent = Persistent(heads, persistent, dim // heads)
@@ -57,3 +58,6 @@ class PersistentWindow(WindowAttention):
         mask_BT = torch.ones_like(reset_BT) if mask_BT is None else mask_BT
         y_BHTK: Tensor = self.persistent(q, k, v, visibility(live_BP, reset_BT, mask_BT, self.window)[0])
         return y_BHTK
+
+    def in_sight(self, k: Tensor, v: Tensor, visible_BTS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.persistent.in_front(k, v, visible_BTS)

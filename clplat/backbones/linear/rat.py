@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
 from clplat.backbones.linear.memory import head_width, padded
-from clplat.backbones.ops.attention import positions, rotate
+from clplat.backbones.ops.attention import attention_weights, positions, rotate
 from clplat.backbones.ops.scan import diagonal, diagonal_loop
 from clplat.backbones.ops.summaries import first, summary_attention, summary_attention_loop, take
+from clplat.backbones.seen import Seen
 
 
 class SegmentAttention(Mixer):
@@ -37,6 +38,8 @@ class SegmentAttention(Mixer):
         segment: L.
     """
 
+    attends = True
+
     def __init__(self, dim: int, heads: int, groups: int, segment: int) -> None:
         super().__init__()
         size = head_width(dim, heads)
@@ -53,7 +56,7 @@ class SegmentAttention(Mixer):
     def forward(
         self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        B, T, D = x_BTD.shape
+        B, T, _ = x_BTD.shape
         L, dtype = self.segment, torch.promote_types(x_BTD.dtype, torch.float32)
         if state is None:
             state = self.init_state(B, device=x_BTD.device, dtype=dtype)
@@ -63,16 +66,8 @@ class SegmentAttention(Mixer):
         position_BT, next_B = positions(state["position"], reset_BT, mask_BT)
         sequence_BT = reset_BT.long().cumsum(1)
 
-        few = self.groups * self.size
-        z_BTD, g, v, q, k = self.project(x_BTD).split([D, D, D, few, few], -1)
+        z_BTD, q, u, w, turned = self._project(x_BTD, state, position_BT, reset_BT, mask_BT)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            g, v = (split_heads(part.to(dtype), self.heads) for part in (g, v))
-            q, k = (
-                split_heads(part.to(dtype), self.groups).repeat_interleave(self.heads // self.groups, 1)
-                for part in (q, k)
-            )
-            u, w = self.summarise(g, k, v, state, position_BT % L == 0, reset_BT, mask_BT)
-            q, turned = (rotate(part, position_BT // L) for part in (q, u))
             end_BT = mask_BT & (position_BT % L == L - 1)
             P, more = state["key"].shape[2], (state["rest"].shape[1] + T) // L
             live_BP = torch.arange(P, device=x_BTD.device) < (state["position"] // L)[:, None]
@@ -99,6 +94,38 @@ class SegmentAttention(Mixer):
             "rest": x_BTD.new_zeros((B, (state["rest"].shape[1] + T) % L), dtype=torch.bool),
         }
         return self.out(z_BTD.sigmoid() * join_heads(y_BHTK).to(x_BTD.dtype)), after
+
+    def look(
+        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+    ) -> Seen:
+        """The key of a step is the summary of its segment up to it; steps that end a segment, and itself, are seen."""
+        whole = state is None and reset_BT is None and mask_BT is None
+        require(whole, "attention to summaries is told of whole sequences without padding")
+        (B, T, _), dtype = x_BTD.shape, torch.promote_types(x_BTD.dtype, torch.float32)
+        state = self.init_state(B, device=x_BTD.device, dtype=dtype)
+        none_BT = x_BTD.new_zeros((B, T), dtype=torch.bool)
+        position_BT = torch.arange(T, device=x_BTD.device).expand(B, T)
+        z_BTD, q, _, w, turned = self._project(x_BTD, state, position_BT, none_BT, ~none_BT)
+        end_BT = position_BT % self.segment == self.segment - 1
+        itself_TT = torch.eye(T, dtype=torch.bool, device=x_BTD.device)
+        visible_BTS = end_BT[:, None] & itself_TT.logical_not().tril() | itself_TT
+        return Seen(x_BTD, turned, w, attention_weights(q, turned, visible_BTS), gate=z_BTD.sigmoid())
+
+    def _project(
+        self, x_BTD: Tensor, state: State, position_BT: Tensor, reset_BT: Tensor, mask_BT: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The gate z of the output, (B, T, D); queries, running summaries u and w, and u turned, (B, heads, T, K)."""
+        D, few, dtype = x_BTD.shape[2], self.groups * self.size, torch.promote_types(x_BTD.dtype, torch.float32)
+        z_BTD, g, v, q, k = self.project(x_BTD).split([D, D, D, few, few], -1)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            g, v = (split_heads(part.to(dtype), self.heads) for part in (g, v))
+            q, k = (
+                split_heads(part.to(dtype), self.groups).repeat_interleave(self.heads // self.groups, 1)
+                for part in (q, k)
+            )
+            u, w = self.summarise(g, k, v, state, position_BT % self.segment == 0, reset_BT, mask_BT)
+            q, turned = (rotate(part, position_BT // self.segment) for part in (q, u))
+        return z_BTD, q, u, w, turned
 
     def summarise(
         self,

@@ -49,6 +49,16 @@ def hopfield(
     return q_BHTK
 
 
+def hopfield_weights(
+    q_BHTK: Tensor, k_BHSK: Tensor, visible_BTS: Tensor, beta: float, updates: int = 0, rest: bool = False
+) -> Tensor:
+    """``p_s(q)`` of the last read, (B, H, T, S), arguments as of :func:`hopfield`; with ``rest`` they may sum to less
+    than 1."""
+    q_BHTK = hopfield(q_BHTK, k_BHSK, k_BHSK, visible_BTS, beta, updates - 1, rest) if updates else q_BHTK
+    scores = (beta * q_BHTK @ k_BHSK.mT).masked_fill(~visible_BTS[:, None], -torch.inf)
+    return nnf.pad(scores, (0, int(rest))).softmax(-1)[..., : k_BHSK.shape[2]]
+
+
 def hopfield_loop(
     q_BHTK: Tensor,
     k_BHSK: Tensor,

@@ -22,19 +22,29 @@ def sinusoids(n: int, dim: int, device: torch.device, dtype: torch.dtype) -> Ten
 def relative_attention(
     q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, r_HSK: Tensor, u_HK: Tensor, w_HK: Tensor, visible_BTS: Tensor
 ) -> Tensor:
-    """The equations above.
+    """The equations above, (B, H, T, V).
+
+    Args:
+        v_BHSV: values; the others as of :func:`relative_weights`.
+    """
+    return relative_weights(q_BHTK, k_BHSK, r_HSK, u_HK, w_HK, visible_BTS) @ v_BHSV
+
+
+def relative_weights(
+    q_BHTK: Tensor, k_BHSK: Tensor, r_HSK: Tensor, u_HK: Tensor, w_HK: Tensor, visible_BTS: Tensor
+) -> Tensor:
+    """``softmax_j(s_ij)``.
 
     Args:
         q_BHTK: queries.
         k_BHSK: keys.
-        v_BHSV: values.
         r_HSK: r_d for d = 0..S-1.
         u_HK: u.
         w_HK: w.
         visible_BTS: True where query t sees key s; not later keys, and each query one at least.
 
     Returns:
-        (B, H, T, V).
+        (B, H, T, S).
     """
     T, S = q_BHTK.shape[2], k_BHSK.shape[2]
     place_S = torch.arange(S, device=q_BHTK.device)
@@ -42,7 +52,7 @@ def relative_attention(
     by_distance = (q_BHTK + w_HK[:, None]) @ r_HSK.mT
     scores = (q_BHTK + u_HK[:, None]) @ k_BHSK.mT + by_distance.take_along_dim(distance_TS[None, None], -1)
     scores = scores / q_BHTK.shape[-1] ** 0.5
-    return scores.masked_fill(~visible_BTS[:, None], -torch.inf).softmax(-1) @ v_BHSV
+    return scores.masked_fill(~visible_BTS[:, None], -torch.inf).softmax(-1)
 
 
 def relative_attention_loop(

@@ -31,8 +31,13 @@ def retrieve(q_BHTK: Tensor, k_BHNCK: Tensor, v_BHNCV: Tensor, w_BHTN: Tensor) -
     Returns:
         (B, H, T, V).
     """
+    return torch.einsum("bhtnc,bhncv->bhtv", retrieval_weights(q_BHTK, k_BHNCK, w_BHTN), v_BHNCV)
+
+
+def retrieval_weights(q_BHTK: Tensor, k_BHNCK: Tensor, w_BHTN: Tensor) -> Tensor:
+    """``w_n softmax_c(q . k_nc / sqrt(K))``, (B, H, T, N, C), arguments as of :func:`retrieve`."""
     scores = torch.einsum("bhtk,bhnck->bhtnc", q_BHTK, k_BHNCK) / q_BHTK.shape[-1] ** 0.5
-    return torch.einsum("bhtnc,bhncv->bhtv", w_BHTN[..., None] * scores.softmax(-1), v_BHNCV)
+    return w_BHTN[..., None] * scores.softmax(-1)
 
 
 def retrieve_loop(q_BHTK: Tensor, k_BHNCK: Tensor, v_BHNCV: Tensor, w_BHTN: Tensor) -> Tensor:

@@ -189,8 +189,7 @@ class AssocCapacity(Probe):
         parts: list[list[Tensor]] = []
         for x, _, task in batches(data):
             _, seen = look(learner, x, task)
-            T = seen[0].x.shape[1]
-            parts.append([layer.key[:, :, -T:].transpose(0, 1).flatten(1, 2).double().cpu() for layer in seen])
+            parts.append([layer.own_key.transpose(0, 1).flatten(1, 2).double().cpu() for layer in seen])
         layers = [torch.cat(layer, 1) for layer in zip(*parts, strict=True)]
         return [[torch.nn.functional.normalize(head, dim=-1).unique(dim=0) for head in layer] for layer in layers]
 

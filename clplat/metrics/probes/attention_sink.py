@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clplat.errors import UsageError
 from clplat.metrics.probes.base import Figure, Probe, Result
-from clplat.metrics.probes.sampling import batches, draw_tests, layer_outputs, look
+from clplat.metrics.probes.sampling import batches, draw_tests, look, residuals
 from clplat.report import plots
 from clplat.scenario import TensorData
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from clplat.scenario import Scenario
 
 
-def importance(weights: Tensor) -> Tensor:
-    """``alpha_k = 1/(T - k + 1) sum_{i >= k} A_ik`` of each key k (counted from 1): (..., T, T) -> (..., T)."""
+def importance(weights: Tensor, causal: bool = True) -> Tensor:
+    """``alpha_k = 1/(T - k + 1) sum_{i >= k} A_ik`` of each key k (counted from 1): (..., T, T) -> (..., T). Where all
+    queries see all keys the mean over all of them."""
     T = weights.shape[-1]
-    return weights.tril().sum(-2) / torch.arange(T, 0, -1, device=weights.device)
+    return weights.tril().sum(-2) / torch.arange(T, 0, -1, device=weights.device) if causal else weights.mean(-2)
 
 
 def relative_norm(x_BTD: Tensor) -> Tensor:
@@ -37,7 +38,9 @@ class AttentionSink(Probe):
     position k is the share of samples, layers and heads in which it is above ``epsilon`` (0.3 in the paper, of T = 64
     steps, k = 1). By it stands how large the first step's vectors are, against the mean over the steps of the same
     sample: what comes out of each layer (massive activations) and its keys and values (values of a sink are small).
-    A uniform causal map has ``alpha_k = mean_{i >= k} 1/i``, so that rates of short sequences mean little.
+    Weights that do not sum to 1 (sigmoid) count by their share, as in the code. A uniform causal map has ``alpha_k =
+    mean_{i >= k} 1/i``, so that rates of short sequences mean little. Where all steps see all (images), alpha is the
+    mean over all queries.
 
     Args:
         epsilon: above which a key is a sink.
@@ -63,15 +66,11 @@ class AttentionSink(Probe):
         alphas, hidden, keys, values = [], [], [], []
         for x, _, task in batches(data):
             _, seen = look(learner, x, task)
-            alphas.append(torch.stack([importance(layer.own_weights) for layer in seen], 1))  # (B, L, H, T)
-            hidden.append(
-                torch.stack(
-                    [relative_norm(h)[:, 0] for h in layer_outputs(learner.backbone, learner.encoder(x))[1:]], 1
-                )
-            )
-            T = seen[0].x.shape[1]
-            keys.append(torch.stack([relative_norm(layer.key[:, :, -T:])[..., 0] for layer in seen], 1))
-            values.append(torch.stack([relative_norm(layer.value[:, :, -T:])[..., 0] for layer in seen], 1))
+            causal, streams = learner.backbone.causal, residuals(learner.backbone, learner.encoder(x))
+            alphas.append(torch.stack([importance(layer.shares, causal) for layer in seen], 1))  # (B, L, H, T)
+            hidden.append(torch.stack([relative_norm(h)[:, 0] for h in streams], 1))
+            keys.append(torch.stack([relative_norm(layer.own_key)[..., 0] for layer in seen], 1))
+            values.append(torch.stack([relative_norm(layer.own_value)[..., 0] for layer in seen], 1))
         alpha_NLHT = torch.cat(alphas)
         sink_NLHT = (alpha_NLHT > self.epsilon).double()
         return {

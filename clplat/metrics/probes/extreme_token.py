@@ -13,7 +13,7 @@ from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.metrics.probes.attention_sink import relative_norm
 from clplat.metrics.probes.base import Figure, Probe, Result
-from clplat.metrics.probes.sampling import batches, draw, layer_outputs, look
+from clplat.metrics.probes.sampling import batches, draw, look, residuals
 from clplat.report import plots
 from clplat.scenario import TensorData
 
@@ -73,14 +73,13 @@ class ExtremeToken(Probe):
         for start, (x, _, task) in zip(range(0, len(data), 64), batches(data, 64), strict=True):
             here = at[start : start + len(x)]
             _, seen = look(learner, x, task)
-            residuals = layer_outputs(learner.backbone, learner.encoder(x))[1:]
-            T = x.shape[1]
+            streams = residuals(learner.backbone, learner.encoder(x))
             parts = {
                 "sink": torch.stack([first_attention(s.own_weights, ~here) for s in seen]),
                 "sink_at_triggers": torch.stack([first_attention(s.own_weights, here) for s in seen]),
-                "drain": torch.stack([relative_norm(s.value[:, :, -T:])[..., 0].mean(0) for s in seen]),
+                "drain": torch.stack([relative_norm(s.own_value)[..., 0].mean(0) for s in seen]),
                 "margin": torch.stack([_margin(s.own_weights) for s in seen]),
-                "peak": torch.stack([relative_norm(h)[:, 0].mean() for h in residuals]),
+                "peak": torch.stack([relative_norm(h)[:, 0].mean() for h in streams]),
             }
             for name, part in parts.items():
                 found.setdefault(name, []).append(part.double() * len(x) / len(data))
@@ -124,8 +123,12 @@ class ExtremeToken(Probe):
 
 
 def _margin(weights_BHTT: Tensor) -> Tensor:
-    """How far the logit of the first step is above the mean of the others that a query sees, (H,), over queries that
-    see two others at least. A difference of logits is one of log-weights, for softmax."""
-    log = weights_BHTT.double().clamp(min=1e-30).log()[..., 3:, :]
-    others = log.tril(3)[..., 1:].sum(-1) / torch.arange(3, 3 + log.shape[-2], device=log.device)
-    return (log[..., 0] - others).mean((0, 2))
+    """How far the logit of the first step is above the mean of the others that a query sees, (H,), over the queries
+    from the fourth step on that see it and two others at least; NaN where there are none. A difference of logits is one
+    of log-weights, for softmax; what has no weight is not seen."""
+    weights = weights_BHTT[..., 3:, :].double()
+    seen, log = weights > 0, weights.clamp(min=1e-300).log()
+    count = seen[..., 1:].sum(-1)
+    others = (log * seen)[..., 1:].sum(-1) / count.clamp(min=1)
+    counted = seen[..., 0] & (count >= 2)
+    return ((log[..., 0] - others) * counted).sum((0, 2)) / counted.sum((0, 2))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clplat.backbones.base import Backbone
-from clplat.backbones.block import Seen
 from clplat.backbones.recording import watched
+from clplat.backbones.seen import Seen
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.scenario import TensorData
@@ -44,15 +44,19 @@ def batches(data: TensorData, size: int = BATCH) -> Iterator[tuple[Tensor, Tenso
         yield data.rows(slice(start, start + size))
 
 
-def layer_outputs(backbone: Backbone, x_BTD: Tensor) -> list[Tensor]:
-    """The encoded input, then what each layer hands on, (B, T, W) each; of the last what the head sees."""
-    h_BTW = backbone.enter(x_BTD)
-    found = [x_BTD]
+def residuals(backbone: Backbone, x_BTD: Tensor) -> list[Tensor]:
+    """What each layer hands on, (B, T, W) each; of a network that cannot be taken apart its output."""
+    found, h_BTW = [], backbone.enter(x_BTD)
     for number in range(backbone.layer_count):
         h_BTW = backbone.layer(number, h_BTW)
         found.append(h_BTW)
-    found[-1] = backbone.leave(h_BTW)
     return found
+
+
+def layer_outputs(backbone: Backbone, x_BTD: Tensor) -> list[Tensor]:
+    """The encoded input, then what each layer hands on, (B, T, W) each; of the last what the head sees."""
+    *between, last = residuals(backbone, x_BTD)
+    return [x_BTD, *between, backbone.leave(last)]
 
 
 def look(learner: Learner, x: Tensor, task: Tensor) -> tuple[Tensor, list[Seen]]:
@@ -63,7 +67,7 @@ def look(learner: Learner, x: Tensor, task: Tensor) -> tuple[Tensor, list[Seen]]
     """
     with watched(learner.backbone) as seen:
         logits = learner.answer(x, task)
-    T = learner.encoder.shape[0] if learner.encoder.embedding is None else x.shape[1]
+    T = learner.backbone.enter(learner.encoder(x)).shape[1]
     if len(seen) != len(learner.backbone.attention_layers) or any(s.x.shape[1] != T for s in seen):
         raise UsageError(
             f"{learner.strategy.name or type(learner.strategy).__name__} does not run the network once over the steps "

@@ -53,7 +53,9 @@ class SolutionDegeneracy(Probe):
 
     Assumed: delays, rank (the paper's are not known), unit variance of the delay coordinates, the root of the number of
     weights (the paper divides by it where widths differ). The paper trains 50 networks of 128 units per setting, to a
-    criterion; whether these runs reached one is for their reports to say.
+    criterion; whether these runs reached one is for their reports to say. Of its findings, that L1 brings weights
+    together shows in 3 networks of 16 units trained for 160 steps on the 3-bit flip-flop (0.21 without, 0.16 with
+    it); that dynamics are more alike on 3 bits than on 2 does not show at that size (0.33 and 0.29).
 
     Args:
         runs: the other run directories.

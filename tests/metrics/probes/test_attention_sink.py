@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,10 +71,32 @@ def test_steps_of_tokens_are_cut_and_rows_of_images_are_not() -> None:
     assert len(base.take(make("attention-sink"), one.learner, one.scenario)["positions"]) == 8
 
 
+@pytest.mark.parametrize("name", ["rmt", "gtrxl", "hcam", "landmark-attention", "hopfield", "rat", "vit", "titans-mag"])
+def test_backbones_that_carry_or_share_their_weights_are_read_as_well(name: str) -> None:
+    one = built("naive", f"backbone={name}", "scenario=permuted-digits", "scenario.experiences=1")
+    found = base.take(make("attention-sink", samples=16), one.learner, one.scenario)
+    layers = one.learner.backbone.attention_layers
+    assert np.shape(found["heads"]) == (len(layers), layers[0].heads)
+    assert 0 < found["alpha"] < 1
+    assert len(found["hidden_norms"]) == one.learner.backbone.layer_count
+
+
+def test_layers_that_come_several_times_are_told_each_time() -> None:
+    one = built("naive", "backbone=depth-recurrent-transformer", "scenario=permuted-digits", "scenario.experiences=1")
+    found = base.take(make("attention-sink", samples=16), one.learner, one.scenario)
+    assert len(found["heads"]) == 4
+    assert found["alpha_heads"][0] != found["alpha_heads"][3]
+
+
+def test_every_query_counts_where_all_see_all() -> None:
+    weights = torch.rand(2, 5, 5, generator=source(4), dtype=torch.float64)
+    torch.testing.assert_close(importance(weights, causal=False), weights.sum(1) / 5)
+
+
 def test_what_it_refuses() -> None:
     with pytest.raises(UsageError) as error:
         AttentionSink(epsilon=2.0, samples=0)
     assert len(error.value.messages) == 2
     one = built("naive", "backbone=gru", "scenario=permuted-digits")
-    with pytest.raises(UsageError, match=r"needs attention.*transformer or hybrid"):
+    with pytest.raises(UsageError, match=r"needs attention.*--backbone .*gtrxl.*rmt.*transformer"):
         base.take(make("attention-sink"), one.learner, one.scenario)

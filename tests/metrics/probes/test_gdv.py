@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from clplat.metrics.probes.gdv import gdv, scaling
+from clplat.backbones.rnn.lstm import LSTM
+from clplat.metrics.probes.gdv import gdv, hidden_vectors, scaling
+from tests.metrics.probes.streams import language, made, source
 
 
 def slow(x: Tensor, labels: Tensor) -> float:
@@ -56,6 +58,35 @@ def test_what_it_does_not_depend_on() -> None:
     order = torch.randperm(5, generator=torch.Generator().manual_seed(0))
     for other in (3 * x + 5, x[:, order], torch.cat([x, x], 1), torch.cat([x, torch.full((40, 2), 7.0)], 1)):
         assert gdv(other, labels) == pytest.approx(value, abs=1e-6)
+
+
+def grammar(sentences: int, words: int, seed: int) -> Tensor:
+    """Determiner, perhaps an adjective, noun, verb, and again; six words each, w of class (w - 1) // 6."""
+    following = {0: (1, 2), 1: (2, 2), 2: (3, 3), 3: (0, 0)}
+    generator = source(seed)
+    coin = torch.randint(2, (sentences, words), generator=generator).tolist()
+    word = torch.randint(6, (sentences, words), generator=generator)
+    rows = []
+    for k, coins in zip(torch.randint(4, (sentences,), generator=generator).tolist(), coin, strict=True):
+        row = []
+        for side in coins:
+            row.append(k)
+            k = following[k][side]
+        rows.append(row)
+    return 1 + 6 * torch.tensor(rows) + word
+
+
+def test_training_on_next_words_makes_clusters_of_word_classes() -> None:
+    """Nobody tells the network that there are classes of words."""
+    scenario = language(grammar(512, 17, 0), grammar(24, 17, 1), 25)
+    found = {}
+    for epochs in (0, 4):
+        learner = made(scenario, lambda D: LSTM(D, hidden=32), epochs=epochs, lr=5e-3)
+        with learner.evaluating():
+            layers, word = hidden_vectors(learner, scenario.test_stream[0].dataset)
+        found[epochs] = gdv(layers[-1], (word - 1) // 6)
+    assert found[0] > -0.1
+    assert found[4] < -0.3
 
 
 def test_what_is_not_defined() -> None:

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from clplat.backbones.rnn.rnn import RNN
+from clplat.batch import Batch
 from clplat.cli import main
 from clplat.errors import UsageError
-from clplat.learner import Learner
+from clplat.learner import Learner, Output
 from clplat.metrics.probes import base
 from clplat.metrics.probes.solution_degeneracy import SolutionDegeneracy, recurrent_blocks
 from clplat.probing import make
+from clplat.scenario import Scenario, Spec, TensorData, stream
+from clplat.strategy import Strategy
 from tests import harness
 from tests.cases import built
 from tests.metrics.probes.streams import language, made, source
@@ -63,6 +66,44 @@ def test_a_network_and_its_reordered_copy_are_one_solution() -> None:
     assert found["errors"][0] == pytest.approx(found["errors"][1])
     assert found["behaviour"] == pytest.approx(np.std(found["errors"]))
     assert probe.figure(found)["data"][0]["z"] == found["dynamics_by_pair"]
+
+
+class Sparse(Strategy):
+    """An L1 penalty on the recurrent matrix."""
+
+    def loss(self, learner: Learner, batch: Batch, output: Output) -> dict[str, torch.Tensor]:
+        weight = next(p for name, p in learner.backbone.named_parameters() if recurrent(name))
+        return {"l1": 1e-3 * weight.abs().sum()}
+
+
+def flip_flop(bits: int, steps: int = 20) -> Scenario:
+    """The sign of the last pulse in each channel."""
+
+    def part(n: int, seed: int) -> TensorData:
+        generator = source(seed)
+        pulse = torch.randint(0, 2, (n, steps, bits), generator=generator) * 2.0 - 1
+        there = torch.rand(n, steps, bits, generator=generator) < 0.3
+        there[:, 0] = True
+        held = torch.where(there, torch.arange(steps)[:, None], 0).cummax(1).values
+        return TensorData(pulse * there, pulse.gather(1, held))
+
+    spec = Spec((steps, bits), bits, "domain", target="series", metric="mse", direction="min")
+    return Scenario(spec, stream("train", [part(512, 0)]), stream("test", [part(64, 1)]))
+
+
+@pytest.mark.slow
+def test_a_penalty_on_weights_brings_solutions_together() -> None:
+    scenario, probe = flip_flop(3), make("solution-degeneracy", samples=32, delays=2, rank=6)
+    assert isinstance(probe, SolutionDegeneracy)
+    found = {}
+    for strategy in (Strategy, Sparse):
+        networks = [
+            made(scenario, lambda D: RNN(D, hidden=16), epochs=10, lr=1e-2, batch=32, seed=seed, strategy=strategy)
+            for seed in range(3)
+        ]
+        found[strategy] = probe.compare(networks, scenario)
+        assert max(found[strategy]["errors"]) < 0.25  # a guess has 1
+    assert found[Sparse]["weights"] < 0.9 * found[Strategy]["weights"]
 
 
 @pytest.mark.slow
