@@ -36,13 +36,17 @@ class Seen:
             self.page.wait_for_timeout(20)
 
 
+def executable() -> str:
+    """The browser's path; the test is skipped where there is none."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    return path or pytest.skip(f"there is no browser: none of {', '.join(NAMES)}")
+
+
 @contextlib.contextmanager
 def opened() -> Iterator[Seen]:
     """An empty page; the test is skipped where there is no browser, or no Playwright to drive it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"there is no browser: none of {', '.join(NAMES)}")
+    path = executable()
     with playwright.sync_playwright() as driver:
         # Chromium's own sandbox needs rights that root in a container does not have.
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])

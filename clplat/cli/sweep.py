@@ -110,23 +110,12 @@ class _Asked:
     draw_seed: int
     name: str
 
-    def folder(self) -> Path:
-        """Where the runs lie."""
-        from clplat import config
-
-        root = next((o.partition("=")[2] for o in reversed(self.overrides) if o.startswith("run.root=")), None)
-        root = root or config.compose(preset=self.preset, files=self.files, sweep=True)["run"]["root"]
-        return Path(root).expanduser() / self.name
-
     def runs(self, *more: str, **named: str) -> list[Planned]:
         """The runs, with further overrides or other flags."""
         from clplat.sweep.grid import expand
 
-        if any(o.startswith("run.dir=") for o in self.overrides):
-            raise UsageError("run.dir names one directory, and a sweep has many: set run.root and --name")
-        overrides = [*self.overrides, *more]
         return expand(
-            {**self.named, **named}, overrides, folder=self.folder(), preset=self.preset, files=self.files,
+            {**self.named, **named}, [*self.overrides, *more], name=self.name, preset=self.preset, files=self.files,
             draws=self.draws, draw_seed=self.draw_seed,
         )  # fmt: skip
 
@@ -226,16 +215,14 @@ def _propose(
     """Run what Optuna proposes, one batch after the other; returns the worst exit code, and all candidates."""
     from clplat.sweep import pool
     from clplat.sweep.grid import spaces
-    from clplat.sweep.optuna import Search, storage
+    from clplat.sweep.optuna import Search
 
     def plan(values: Mapping[str, str], flags: Mapping[str, str]) -> Planned:
         (run,) = asked.chosen(values, flags, *how)
         return run
 
-    kept = storage(asked.folder().parent)  # that of the sweep; the candidates lie in a folder of their own
     searches = [
-        Search(flags, axes, plan, kept, proposals, asked.draw_seed)
-        for flags, axes in spaces(asked.named, asked.overrides)
+        Search(flags, axes, plan, proposals, asked.draw_seed) for flags, axes in spaces(asked.named, asked.overrides)
     ]
     worst = EXIT_OK
     for search in searches:
