@@ -23,6 +23,7 @@ from clplat.errors import UsageError
 from clplat.tracking.directory import run_name
 
 LISTED = ("strategy", "backbone", "scenario", "optimizer", "seed")  # flags that take a,b,c
+COMPUTING = ("run.stop_after",)  # of what may change when a run goes on, that which makes two runs of a sweep
 _DRAWN = re.compile(r"(uniform|log|int)\(([^,()]+),([^,()]+)\)\Z")
 
 
@@ -90,8 +91,8 @@ def expand(
         draw_seed: of the draws.
 
     Raises:
-        UsageError: a value twice, a range without ``draws``, ``run.dir``, several of ``run.root``, or a configuration
-            that is wrong; all mistakes at once.
+        UsageError: a value twice, a range without ``draws``, ``run.dir``, several values of what decides only where and
+            how runs are computed, or a configuration that is wrong; all mistakes at once.
     """
     fixed = {key: value for key, value in named.items() if value is not None and key not in LISTED}
     flags, axes, plain = _read(named, overrides)
@@ -190,10 +191,13 @@ def _check(axes: Mapping[str, Sequence[str]], draws: int | None) -> None:
 
 def _check_places(axes: Mapping[str, Sequence[str]], plain: Sequence[str]) -> None:
     problems = []
-    if "run.dir" in axes or any(o.startswith("run.dir=") for o in plain):
+    if any(o.startswith("run.dir=") for o in plain):
         problems.append("run.dir names one directory, and a sweep has many: set run.root and --name")
-    if "run.root" in axes:
-        problems.append(f"run.root={','.join(axes['run.root'])}: the runs of a sweep lie in one folder")
+    problems += [
+        f"{key}={','.join(values)}: that says where and how a run is computed, which is one for a whole sweep"
+        for key, values in axes.items()
+        if changes.is_free(key) and key not in COMPUTING
+    ]
     if problems:
         raise UsageError(*problems)
 

@@ -51,7 +51,7 @@ def test_directories_are_those_of_what_is_computed() -> None:
         (["strategy.er.memory=1,2"], {"strategy": "naive,ewc,er", "seed": "0,0"}, ["seed: 0 is there twice"]),
         (["optimizer.lr=x,y", "trainer.batch_size=0.5,3"], {}, ["optimizer.lr", "trainer.batch_size"]),
         (["strategy.importance=1,2"], {"strategy": "naive,ewc"}, ["'naive' has no options"]),
-        (["run.dir=x", "run.root=a,b"], {}, ["run.dir names one directory", "run.root=a,b: "]),
+        (["run.dir=x", "run.root=a,b", "cluster.x=1,2"], {}, ["run.dir names", "run.root=a,b: ", "cluster.x=1,2: "]),
     ],
 )
 def test_mistakes_are_told_at_once(overrides: list[str], named: dict[str, str], messages: list[str]) -> None:
