@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+PATIENCE = 120.0  # seconds for anything to happen; a machine that is busy with other things takes its time
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -28,7 +29,7 @@ class Seen:
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def wait(self, expression: str, seconds: float = 20.0) -> None:
+    def wait(self, expression: str, seconds: float = PATIENCE) -> None:
         """Wait until an expression of the page is true. Playwright's own way needs ``eval``, which our pages forbid."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(expression):
@@ -52,6 +53,7 @@ def opened() -> Iterator[Seen]:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             seen = Seen(browser.new_page(viewport={"width": 1300, "height": 900}))
+            seen.page.set_default_timeout(1000 * PATIENCE)
             seen.page.on("console", lambda told: seen.errors.append(told.text) if told.type == "error" else None)
             seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
             seen.page.on("request", lambda request: seen.requests.append(request.url))

@@ -49,6 +49,15 @@ def layout(title: str, x: str, y: str, **more: Any) -> Figure:
     }
 
 
+def near(values: Sequence[float], ends: Sequence[float] = ()) -> list[float]:
+    """A range for an axis that shows all values, and of their intervals' ends those that are not far out: two seeds
+    can have an interval many times as wide as all that was measured."""
+    low, high = min(values), max(values)
+    room = (high - low or abs(high) or 1.0) / 4
+    low, high = min([low, *(max(e, low - room) for e in ends)]), max([high, *(min(e, high + room) for e in ends)])
+    return [low - room / 5, high + room / 5]
+
+
 def line(name: str, x: Sequence[float], y: Sequence[float | None], drawn_in: str, **more: Any) -> Figure:
     """A curve with its points; the name goes through :func:`label`."""
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 from clplat.changes import flatten
@@ -11,9 +12,9 @@ from clplat.metrics.runs import known
 from clplat.options import shown
 from clplat.report.compare import differing, group_key
 from clplat.report.comparison import compare
-from clplat.report.figures import NOTHING, Figure, at, colour, label, layout, line
+from clplat.report.figures import NOTHING, Figure, at, colour, label, layout, line, near
 from clplat.report.runs import RunData
-from clplat.report.statistics import estimate
+from clplat.report.statistics import Estimate, estimate
 from clplat.report.values import number, text
 
 REFERENCES = {"cumulative": ("joint", "dash"), "naive": ("naive", "dot")}  # strategy -> what it is a bound of, its line
@@ -48,6 +49,11 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
     whole = layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics)))
     whole |= {"showlegend": True, "height": 420, "hovermode": "closest"}
     whole["xaxis"] |= {"dtick": 1} if max(len(run.matrix) for run in runs) <= 20 else {}
+    drawn = [[y for y in trace["y"] if y is not None] for trace in data]
+    bands = ["fill" in trace for trace in data]
+    values = [y for band, ys in zip(bands, drawn, strict=True) if not band for y in ys]
+    if values:
+        whole["yaxis"]["range"] = near(values, [y for band, ys in zip(bands, drawn, strict=True) if band for y in ys])
     return {"data": data, "layout": whole}
 
 
@@ -103,8 +109,8 @@ def strategies(runs: Sequence[RunData]) -> Figure:
     differs."""
     found = compare(runs, "strategy", ["ACC"])
     sides = [(side.name, e) for side in found.sides if (e := side.estimate("ACC")) is not None]
-    if not sides:
-        raise NotMeasuredError("no run has ACC")
+    if sum(e.n for _, e in sides) < 2:
+        raise NotMeasuredError("two runs that are done are needed to compare")
     trace = {
         "type": "bar",
         "name": "ACC",
@@ -119,12 +125,20 @@ def strategies(runs: Sequence[RunData]) -> Figure:
     over = f"; means go over different values of {label(', '.join(found.varying))}" if found.varying else ""
     whole = layout("Strategies: mean ACC with 95% confidence interval", f"strategy{over}", "ACC", height=420)
     whole["xaxis"] |= {"type": "category"}
+    whole["yaxis"]["range"] = _of_bars([e for _, e in sides])
     return {"data": [trace], "layout": whole}
+
+
+def _of_bars(estimates: Sequence[Estimate]) -> list[float]:
+    """The range of an axis with bars, which begin at 0."""
+    ends = [e.mean + sign * e.half for e in estimates if e.half is not None for sign in (-1, 1)]
+    return near([0.0, *(e.mean for e in estimates)], ends)
 
 
 def forgetting(runs: Sequence[RunData]) -> Figure:
     """How far each experience but the last has fallen from its best, by the end: means over seeds."""
-    data = []
+    data: list[Figure] = []
+    every: list[Estimate] = []
     for place, members in enumerate(_groups(runs).values()):
         falls: dict[int, list[float]] = {}
         for run in map(known, members):
@@ -135,6 +149,7 @@ def forgetting(runs: Sequence[RunData]) -> Figure:
                     continue
         if falls:
             estimates = {j: estimate(values) for j, values in sorted(falls.items()) if values}
+            every += estimates.values()
             data.append(
                 {
                     "type": "bar",
@@ -149,6 +164,7 @@ def forgetting(runs: Sequence[RunData]) -> Figure:
         raise NotMeasuredError("forgetting needs two experiences that were evaluated")
     whole = layout("Forgetting by experience: best so far less the last value", "experience", "forgetting", height=420)
     whole["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": _order(data)}
+    whole["yaxis"]["range"] = _of_bars(every)
     return {"data": data, "layout": {**whole, "showlegend": True, "barmode": "group"}}
 
 
@@ -180,6 +196,10 @@ def _pareto(runs: Sequence[RunData], what: str, cost: Callable[[RunData], float 
     ]
     if not points:
         raise NotMeasuredError(f"no run that is done wrote down ACC and its {what}")
+    if len(points) < 2:
+        raise NotMeasuredError("two runs that are done are needed to compare")
+    if not any(c for c, _, _ in points):
+        raise NotMeasuredError(f"{what}: 0 in every run")
     directions = {run.direction for _, _, run in points}
     if len(directions) > 1:
         raise NotMeasuredError("some of these runs are better when larger and some when smaller")
@@ -223,12 +243,24 @@ def configurations(runs: Sequence[RunData]) -> Figure:
     head, names, values = ["key", *(run.label for run in told)], keys, [list(row) for row in zip(*columns, strict=True)]
     if len(keys) < len(told):
         head, names, values = ["run", *keys], [run.label for run in told], columns
+    header = [_wrapped(name) for name in head]
     table = {
         "type": "table",
         "name": "configurations",
         "columnwidth": [2, *[1] * len(values)],
-        "header": {"values": [label(text(name)) for name in head], "align": "left"},
+        "header": {"values": header, "align": "left"},
         "cells": {"values": [[label(text(v)) for v in column] for column in (names, *values)], "align": "left"},
     }
-    whole = layout("Where the configurations differ", "", "", height=120 + 24 * min(len(names), 30))
-    return {"data": [table], "layout": whole}
+    lines = max(name.count("<br>") for name in header)
+    height = 130 + 20 * lines + 22 * min(len(names), 30)
+    return {"data": [table], "layout": layout("Where the configurations differ", "", "", height=height)}
+
+
+def _wrapped(name: str, most: int = 16) -> str:
+    """A name that may be longer than its column is wide, in lines that end after a hyphen, a dot or an underscore."""
+    lines = [""]
+    for piece in re.findall(r"[^-._]*[-._]|[^-._]+", text(name)):
+        if lines[-1] and len(lines[-1]) + len(piece) > most:
+            lines.append("")
+        lines[-1] += piece
+    return "<br>".join(map(label, lines))
