@@ -1,12 +1,18 @@
-"""A headless Chromium for tests of pages: what it complains of and what it asks for is written down."""
+"""A headless Chromium for tests of pages: what it complains of and what it asks for is written down.
+
+With CLPLAT_SCREENSHOTS=FOLDER each test of a page leaves a picture of it as it was at the end.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,5 +64,14 @@ def opened() -> Iterator[Seen]:
             seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
             seen.page.on("request", lambda request: seen.requests.append(request.url))
             yield seen
+            _picture(seen)
         finally:
             browser.close()
+
+
+def _picture(seen: Seen) -> None:
+    folder, test = (os.environ.get(name) for name in ("CLPLAT_SCREENSHOTS", "PYTEST_CURRENT_TEST"))
+    if folder and test:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"\W+", "-", test.partition(" (")[0].removeprefix("tests/"))
+        seen.page.screenshot(path=Path(folder) / f"{name.strip('-')}.png")

@@ -58,6 +58,13 @@ def near(values: Sequence[float], ends: Sequence[float] = ()) -> list[float]:
     return [low - room / 5, high + room / 5]
 
 
+def around(data: Sequence[Figure]) -> Figure:
+    """The axis of curves with their bands; empty where there is nothing to show."""
+    curves = [y for trace in data if "fill" not in trace for y in trace["y"] if y is not None]
+    bands = [y for trace in data if "fill" in trace for y in trace["y"]]
+    return {"range": near(curves, bands)} if curves else {}
+
+
 def line(name: str, x: Sequence[float], y: Sequence[float | None], drawn_in: str, **more: Any) -> Figure:
     """A curve with its points; the name goes through :func:`label`."""
     return {
@@ -123,7 +130,7 @@ def matrix(run: RunData) -> Figure:
 
     greys = [[0.0, "#fafafa"], [1.0, "#cccccc"]]
     whole = layout(
-        f"{label(run.metric)} after experience (row) on experience (column)",
+        f"{label(run.metric)} after each experience",
         "on experience",
         "after",
         height=210 + 26 * max(len(rows), 3),

@@ -12,7 +12,7 @@ from clplat.metrics.runs import known
 from clplat.options import shown
 from clplat.report.compare import differing, group_key
 from clplat.report.comparison import compare
-from clplat.report.figures import NOTHING, Figure, at, colour, label, layout, line, near
+from clplat.report.figures import NOTHING, Figure, around, at, colour, label, layout, line, near
 from clplat.report.runs import RunData
 from clplat.report.statistics import Estimate, estimate
 from clplat.report.values import number, text
@@ -40,7 +40,7 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
         for run in members:
             if run.matrix:
                 name = f"{run.label} ({reference[0]})" if reference else run.label
-                faint = {"opacity": 0.35} if several else {}
+                faint = {"opacity": 0.35, "showlegend": False} if several else {}  # the mean is named
                 x = range(1, len(run.matrix) + 1)
                 data.append(line(name, x, run.average_seen, drawn_in, **style, **faint))
         if several:
@@ -49,11 +49,7 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
     whole = layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics)))
     whole |= {"showlegend": True, "height": 420, "hovermode": "closest"}
     whole["xaxis"] |= {"dtick": 1} if max(len(run.matrix) for run in runs) <= 20 else {}
-    drawn = [[y for y in trace["y"] if y is not None] for trace in data]
-    bands = ["fill" in trace for trace in data]
-    values = [y for band, ys in zip(bands, drawn, strict=True) if not band for y in ys]
-    if values:
-        whole["yaxis"]["range"] = near(values, [y for band, ys in zip(bands, drawn, strict=True) if band for y in ys])
+    whole["yaxis"] |= around(data)
     return {"data": data, "layout": whole}
 
 
@@ -111,20 +107,20 @@ def strategies(runs: Sequence[RunData]) -> Figure:
     sides = [(side.name, e) for side in found.sides if (e := side.estimate("ACC")) is not None]
     if sum(e.n for _, e in sides) < 2:
         raise NotMeasuredError("two runs that are done are needed to compare")
-    trace = {
+    trace: Figure = {
         "type": "bar",
         "name": "ACC",
         "x": [label(name) for name, _ in sides],
         "y": [e.mean for _, e in sides],
         "error_y": {"type": "data", "array": [e.half for _, e in sides]},
         "text": [f"{e.mean:.3f} (n = {e.n})" for _, e in sides],
-        "textposition": "inside",
-        "insidetextanchor": "start",
+        "textposition": "none",
         "marker": {"color": [colour(i) for i in range(len(sides))]},
     }
     over = f"; means go over different values of {label(', '.join(found.varying))}" if found.varying else ""
     whole = layout("Strategies: mean ACC with 95% confidence interval", f"strategy{over}", "ACC", height=420)
-    whole["xaxis"] |= {"type": "category"}
+    told = [f"{name}<br>{value}" for name, value in zip(trace["x"], trace["text"], strict=True)]
+    whole["xaxis"] |= {"type": "category", "tickvals": trace["x"], "ticktext": told}
     whole["yaxis"]["range"] = _of_bars([e for _, e in sides])
     return {"data": [trace], "layout": whole}
 
@@ -243,23 +239,26 @@ def configurations(runs: Sequence[RunData]) -> Figure:
     head, names, values = ["key", *(run.label for run in told)], keys, [list(row) for row in zip(*columns, strict=True)]
     if len(keys) < len(told):
         head, names, values = ["run", *keys], [run.label for run in told], columns
-    header = [_wrapped(name) for name in head]
+    most = max(8, 96 // (len(values) + 2))  # characters that a column has room for; the first is twice as wide
+    header = [_wrapped(head[0], 2 * most), *(_wrapped(name, most) for name in head[1:])]
+    cells = [[_wrapped(name, 2 * most) for name in names], *([_wrapped(v, most) for v in column] for column in values)]
     table = {
         "type": "table",
         "name": "configurations",
         "columnwidth": [2, *[1] * len(values)],
         "header": {"values": header, "align": "left"},
-        "cells": {"values": [[label(text(v)) for v in column] for column in (names, *values)], "align": "left"},
+        "cells": {"values": cells, "align": "left"},
     }
-    lines = max(name.count("<br>") for name in header)
-    height = 130 + 20 * lines + 22 * min(len(names), 30)
+    lines = [max(cell.count("<br>") + 1 for cell in row) for row in (header, *zip(*cells, strict=True))]
+    height = 130 + 20 * min(sum(lines), 40)
     return {"data": [table], "layout": layout("Where the configurations differ", "", "", height=height)}
 
 
-def _wrapped(name: str, most: int = 16) -> str:
-    """A name that may be longer than its column is wide, in lines that end after a hyphen, a dot or an underscore."""
+def _wrapped(name: str, most: int) -> str:
+    """Text that may be longer than its column is wide, in lines that end after a hyphen, a dot or an underscore where
+    they can."""
     lines = [""]
-    for piece in re.findall(r"[^-._]*[-._]|[^-._]+", text(name)):
+    for piece in re.findall(rf"[^-._]{{0,{most - 1}}}[-._]|[^-._]{{1,{most}}}", text(name)):
         if lines[-1] and len(lines[-1]) + len(piece) > most:
             lines.append("")
         lines[-1] += piece

@@ -40,7 +40,6 @@ pre { background: light-dark(#f6f6f6, #22252b); padding: 0.8rem; overflow-x: aut
 """
 
 _SCRIPT = """
-const NARROW = 640;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 dark.addEventListener("change", () => document.querySelectorAll("[data-drawn]").forEach((place) => {
   delete place.dataset.drawn;
@@ -50,10 +49,7 @@ function draw(place) {
   if (place.dataset.drawn) return;
   place.dataset.drawn = "1";
   const made = JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  const {data, layout} = coloured(made, dark.matches);
-  if (place.clientWidth < NARROW && layout.showlegend) { // beside it names would leave no room to draw
-    layout.legend = {orientation: "h", y: -0.25, font: {size: 10}};
-  }
+  const {data, layout} = fitted(made, dark.matches, place.clientWidth);
   // Without the last two a click would send a figure to plotly's own servers.
   const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"],
     plotlyServerURL: ""};

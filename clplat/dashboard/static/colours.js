@@ -1,4 +1,4 @@
-// Figures in the colours of the page. The pages of `clplat report` hold this as well.
+// Figures in the colours and the width of the page. The pages of `clplat report` hold this as well.
 
 const SEEN_ON_DARK = {"#222222": "#dddddd", "#000000": "#bbbbbb"};
 
@@ -9,13 +9,18 @@ function seen(style) {
   return Object.fromEntries(Object.entries(style).map(([key, value]) => [key, seen(value)]));
 }
 
-/** A figure that was made for white paper, on the page's. */
-export function coloured(figure, dark) {
+/** A figure that was made for wide white paper, on the page's. */
+export function fitted(figure, dark, width) {
   const [back, text, grid] = dark ? ["#16181c", "#dddddd", "#3a3d44"] : ["#ffffff", "#222222", "#e5e5e5"];
   const layout = {...figure.layout, paper_bgcolor: back, plot_bgcolor: back};
   layout.font = {...layout.font, color: text};
   for (const name of Object.keys(layout)) {
     if (/^[xy]axis\d*$/.test(name)) layout[name] = {...layout[name], gridcolor: grid, linecolor: grid};
+  }
+  if (width < 640 && layout.showlegend) { // beside it names would leave no room to draw
+    const names = figure.data.filter((trace) => trace.showlegend !== false).length;
+    layout.height = (layout.height ?? 450) + 20 * names;
+    layout.legend = {orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: {size: 11}};
   }
   if (!dark) return {...figure, layout};
   // Plotly paints the chosen button almost white: grey is read on it and on the others.

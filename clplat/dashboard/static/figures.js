@@ -1,7 +1,7 @@
 // Figures of the server, drawn by plotly in the colours of the page.
 "use strict";
 
-import {coloured} from "/colours.js";
+import {fitted} from "/colours.js";
 
 let loading = null;
 
@@ -39,7 +39,7 @@ export async function draw(place, figures) {
   for (const [i, one] of figures.entries()) {
     const target = parts[i].lastElementChild;
     if (one.figure) {
-      const {data, layout, frames} = coloured(one.figure, isDark());
+      const {data, layout, frames} = fitted(one.figure, isDark(), place.clientWidth);
       layout.uirevision = "kept"; // a zoom survives new data
       await Plotly.react(target, {data, layout, config: CONFIG, frames});
     } else {
