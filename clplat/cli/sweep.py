@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -89,6 +90,8 @@ def sweep(
     asked = Asked(named, words, preset, config or [], draws, draw_seed, name)
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least 1 is needed")
+    if not name or Path(name).name != name or name == "..":
+        raise UsageError(f"--name {name!r}: the name of one folder, which is made in run.root")
     _check_proposals(proposals, draws, select, dry_run)
     if select is not None:
         return _select(asked, select, launcher, jobs, dry_run, as_json, ctx.obj, proposals)

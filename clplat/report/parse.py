@@ -100,6 +100,7 @@ def _whole_lines(run_dir: Path, place: Place, end: int | None = None) -> Iterato
 
 
 def read_training(run: RunData) -> Training:
+    """What was written of optimiser steps, up to where the run was read."""
     found, told = Training(), run.read.problem(run.path)
     with contextlib.suppress(OSError):  # told when the rest was read
         for number, written in enumerate(_whole_lines(run.path, Place(), run.read.offset), 1):

@@ -142,12 +142,22 @@ def find(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         here = list(_walk(path))
         if not here:
-            what = "is no run directory and holds none" if path.is_dir() else "there is no such folder"
-            problems.append(f"{path}: {what}")
+            problems.append(f"{path}: {why_none(path)}")
         found |= {run.resolve(): run for run in here if run.resolve() not in found}
     if problems:
         raise UsageError(*problems)
     return list(found.values())
+
+
+def why_none(path: Path) -> str:
+    """Why there is no run at a path, in words."""
+    if not path.is_dir():
+        return "is a file; a run is a folder" if path.exists() else "there is no such folder"
+    try:
+        os.listdir(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "is no run directory and holds none"
 
 
 def _walk(path: Path) -> Iterator[Path]:

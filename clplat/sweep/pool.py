@@ -54,7 +54,7 @@ def run_all(
     context.set_forkserver_preload(list(PRELOAD))
     waiting, active = list(runs), dict[Path, Any]()
     deadline = None
-    listening, held = context.Pipe(duplex=False)  # its other end closes with this process, however that ends
+    listening, held = context.Pipe(duplex=False)  # its other end closes with this process at the latest
     with signals.received((signal.SIGINT, signal.SIGTERM)) as received:
         try:
             while active or (waiting and not received):
@@ -64,7 +64,7 @@ def run_all(
                     active[path].start()
                     started(path)
                 if received and deadline is None:
-                    _send(active.values(), signal.SIGTERM)
+                    held.close()  # a signal would be lost on a run that has just been forked and does not listen yet
                     deadline = float("inf")
                 if len(received) > 1 and deadline == float("inf"):
                     deadline = time.monotonic() + IMPATIENCE
@@ -116,7 +116,7 @@ def _run(path: str, parent: Connection) -> None:
 
 
 def _stop_with(parent: Connection) -> None:
-    """When the sweep is there no more, save and stop."""
+    """When the sweep is there no more, or wants its runs to end, save and stop."""
     with contextlib.suppress(EOFError, OSError):
         parent.recv_bytes()
     os.kill(os.getpid(), signal.SIGTERM)
