@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from clplat import machine
 from clplat.tracking import directory
 
 Level = Literal["ok", "warning", "problem"]
@@ -71,7 +72,7 @@ def packages() -> Iterator[Finding]:
 
 def processor() -> Iterator[Finding]:
     """Cores that this process may use, and memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     if memory < 2:
         yield Finding("cpu", "warning", f"{cores} cores, {memory:.1f} GiB memory", "imports alone take about 1 GiB")

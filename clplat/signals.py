@@ -5,9 +5,11 @@ Installed as the first act of every process, because a signal that comes while t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 from clplat.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
@@ -88,6 +90,24 @@ def requested() -> int | None:
 def interrupted() -> bool:
     """Whether Ctrl-C came twice: the process is to end now, wherever it is."""
     return _interrupts > 1
+
+
+@contextlib.contextmanager
+def received(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """A list that grows by each of these signals that comes, which does nothing else; one that came before is in it."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    if _requested in before:
+        came.insert(0, _requested)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_code() -> int:

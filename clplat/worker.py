@@ -20,6 +20,7 @@ signals.install()
 import torch  # noqa: E402 - a signal that comes while torch is imported must not be lost
 
 from clplat import config as configuration  # noqa: E402
+from clplat import machine  # noqa: E402
 from clplat.build import build, build_mirrors  # noqa: E402
 from clplat.cluster import environment as srun  # noqa: E402
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, ClplatError, RunFailedError, UsageError  # noqa: E402
@@ -128,7 +129,7 @@ def set_threads(threads: int | None) -> None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if local == 1:
             return
-        threads = max(1, len(os.sched_getaffinity(0)) // local)
+        threads = max(1, machine.cores() // local)
     torch.set_num_threads(threads)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from clplat.report.columns import columns
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text under their headings."""
@@ -19,6 +21,4 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             drawn.add_row(*map(Text, row))  # Text: [1, 2] is a value and no markup
         Console().print(drawn)
         return
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(columns(head, rows))

@@ -116,5 +116,7 @@ def _put(path: Path, content: str, ours: str) -> None:
         if path.exists() and ours.encode() not in path.read_bytes()[:1000]:
             raise UsageError(f"{path} is there already and no report of clplat; it was not touched")
         write_atomic(path, content)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise UsageError(f"{path}: cannot be written: a folder's name is that of a file, or the reverse") from None
     except OSError as error:
         raise RunFailedError(f"{path}: cannot be written: {error.strerror}") from None

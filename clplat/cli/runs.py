@@ -6,15 +6,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from clplat.cli import flags, output
 from clplat.errors import EXIT_FAILED, EXIT_OK, RunFailedError, UsageError
-
-if TYPE_CHECKING:
-    from clplat.report.runs import RunData
 
 RUNS_EPILOG = flags.examples(
     "clplat runs",
@@ -49,11 +46,14 @@ def runs(
 
     A key is run, status, experiences, seconds or steps, a summary metric, or any key of the configuration.
     """
-    from clplat.report.query import COLUMNS, lookup
+    from clplat.report.query import COLUMNS, check, lookup, query
+    from clplat.report.runs import load_runs
     from clplat.report.tables import number
 
-    found = _found(places, where, sort)
-    keys = [key.strip() for key in columns.split(",")] if columns else list(COLUMNS)
+    loaded = load_runs(places or [Path("runs")])
+    keys = [key.strip() for key in columns.split(",")] if columns is not None else list(COLUMNS)
+    check(loaded, keys if columns is not None else ())
+    found = query(loaded, where or (), sort)
     if as_json:
         rows = [{"path": str(run.path), **{key: lookup(run, key) for key in keys}} for run in found]
         print(json.dumps(rows, indent=2, allow_nan=False))
@@ -116,9 +116,11 @@ def rm(
 
     What was not written by clplat stays, and so does a run that is going on.
     """
+    from clplat.report.query import query
+    from clplat.report.runs import load_runs
     from clplat.tracking import directory
 
-    found = _found(places, where, None)
+    found = query(load_runs(places), where or ())
     busy = [run for run in found if directory.is_locked(run.path)]
     for run in busy:
         print(f"{run.path} is being run; it stays", file=sys.stderr)
@@ -130,7 +132,7 @@ def rm(
         for run in going:
             print(f"{run.path}  {run.state}")
         if not sys.stdin.isatty():
-            raise UsageError(f"these {len(going)} runs would be deleted: say --yes")
+            raise UsageError(f"{len(going)} to be deleted: say --yes")
         typer.confirm(f"Delete {len(going)} runs?", abort=True)
     kept = [left for run in going if (left := _delete(run.path))]
     for path in kept:
@@ -156,13 +158,6 @@ def _delete(run: Path) -> Path | None:
     except OSError as error:
         raise RunFailedError(f"{run}: cannot be deleted: {error.strerror}") from None
     return None
-
-
-def _found(places: list[Path] | None, where: list[str] | None, sort: str | None) -> list[RunData]:
-    from clplat.report.query import query
-    from clplat.report.runs import load_runs
-
-    return query(load_runs(places or [Path("runs")]), where or (), sort)
 
 
 def _number(value: float | None) -> str:

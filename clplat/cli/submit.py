@@ -78,9 +78,7 @@ def submit(
     if overwrite:
         submission.refuse_active(planned.runs)
     batch, job = submission.submit(place, configs, ctx.obj, overwrite)
-    several = f", an array of {len(batch.runs)} runs" if batch.several else ""
-    print(f"job {job}{several}: {batch.folder}")
-    print(f"look at it with: clplat jobs {submission.common(batch)}")
+    print(submission.announcement(batch, job))
 
 
 def _configurations(

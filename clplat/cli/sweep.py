@@ -13,6 +13,7 @@ import typer
 
 from clplat.cli import flags, output
 from clplat.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError
+from clplat.sweep.asked import Asked
 from clplat.sweep.grid import Planned
 
 EPILOG = flags.examples(
@@ -41,7 +42,7 @@ def sweep(
     devices: flags.Devices = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="The sweep's folder under run.root.")] = "sweep",
     jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="N", help="Runs at a time; else as cores and memory allow.")
+        int | None, typer.Option("--jobs", metavar="N", help="Runs at a time; else as many as there is room for.")
     ] = None,
     launcher: Annotated[
         Literal["local", "slurm"], typer.Option("--launcher", help="Run here, or submit one SLURM array.")
@@ -84,9 +85,13 @@ def sweep(
         "devices": devices,
     }
     named, words = presets.apply(preset, config or (), named, overrides or ())
-    asked = _Asked(named, words, preset, config or [], draws, draw_seed, name)
+    if jobs is not None and launcher == "slurm":
+        words = [*words, f"cluster.max_parallel={jobs}"]
+    asked = Asked(named, words, preset, config or [], draws, draw_seed, name)
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least 1 is needed")
+    if not name or Path(name).name != name or name == "..":
+        raise UsageError(f"--name {name!r}: the name of one folder, which is made in run.root")
     _check_proposals(proposals, draws, select, dry_run)
     if select is not None:
         return _select(asked, select, launcher, jobs, dry_run, as_json, ctx.obj, proposals)
@@ -94,51 +99,8 @@ def sweep(
     if dry_run:
         return _print(runs, as_json)
     if launcher == "slurm":
-        return _submit(runs, ctx.obj)
+        return _submit(runs, ctx.obj, as_json)
     return _run(runs, jobs, ctx.obj, as_json)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """What the command line says of the runs."""
-
-    named: Mapping[str, str | None]
-    overrides: list[str]
-    preset: str | None
-    files: list[Path]
-    draws: int | None
-    draw_seed: int
-    name: str
-
-    def folder(self) -> Path:
-        """Where the runs lie."""
-        from clplat import config
-
-        root = next((o.partition("=")[2] for o in reversed(self.overrides) if o.startswith("run.root=")), None)
-        root = root or config.compose(preset=self.preset, files=self.files, sweep=True)["run"]["root"]
-        return Path(root).expanduser() / self.name
-
-    def runs(self, *more: str, **named: str) -> list[Planned]:
-        """The runs, with further overrides or other flags."""
-        from clplat.sweep.grid import expand
-
-        if any(o.startswith("run.dir=") for o in self.overrides):
-            raise UsageError("run.dir names one directory, and a sweep has many: set run.root and --name")
-        overrides = [*self.overrides, *more]
-        return expand(
-            {**self.named, **named}, overrides, folder=self.folder(), preset=self.preset, files=self.files,
-            draws=self.draws, draw_seed=self.draw_seed,
-        )  # fmt: skip
-
-    def chosen(self, values: Mapping[str, str], flags: Mapping[str, str], *more: str) -> list[Planned]:
-        """The runs of one combination of flags with options that were chosen, with every seed, and more overrides."""
-        from clplat.sweep.grid import LISTED, applies, split
-
-        every = {key: split(value) for key, value in self.named.items() if value is not None and key in LISTED}
-        keys = {o: o.partition("=")[0] for o in self.overrides}
-        kept = [o for o, key in keys.items() if key not in values and applies(key, flags, every)]
-        picked = [f"{key}={value}" for key, value in values.items()]
-        return dataclasses.replace(self, overrides=[*kept, *picked], draws=None).runs(*more, **flags)
 
 
 def _print(runs: Sequence[Planned], as_json: bool) -> int:
@@ -178,7 +140,7 @@ def _run(
     """Run what is not done yet, here, and tell what came of it, and if it is the last to run also what to do next."""
     from clplat.sweep import pool
     from clplat.sweep.show import live
-    from clplat.sweep.state import Progress, is_done, last_lines
+    from clplat.sweep.state import Progress, is_done
     from clplat.tracking import directory
 
     _make(runs, argv)
@@ -192,9 +154,7 @@ def _run(
         )
     failed = [run for run in runs if run.path in progress.failed]
     for run in failed:
-        print(f"failed: {run.label} (exit code {progress.failed[run.path]}), {run.path}", file=sys.stderr)
-        for line in last_lines(run.path):
-            print(f"    {line}", file=sys.stderr)
+        _tell_failed(run, f"exit code {progress.failed[run.path]}")
     left = [run for run in runs if not is_done(run.path) and run not in failed]
     if as_json:
         print(json.dumps([_plain(run, progress) for run in runs], indent=2, allow_nan=False))
@@ -205,6 +165,14 @@ def _run(
         print(f"stopped with {len(left)} runs to go; the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_FAILED if failed else EXIT_OK
+
+
+def _tell_failed(run: Planned, how: str) -> None:
+    from clplat.sweep.state import last_lines
+
+    print(f"failed: {run.label} ({how}), {run.path}", file=sys.stderr)
+    for line in last_lines(run.path):
+        print(f"    {line}", file=sys.stderr)
 
 
 def _plain(run: Planned, progress: Any) -> dict[str, Any]:
@@ -221,21 +189,19 @@ def _plain(run: Planned, progress: Any) -> dict[str, Any]:
 
 
 def _propose(
-    asked: _Asked, how: Sequence[str], proposals: int, jobs: int | None, argv: Sequence[str]
+    asked: Asked, how: Sequence[str], proposals: int, jobs: int | None, argv: Sequence[str]
 ) -> tuple[int, list[Planned]]:
     """Run what Optuna proposes, one batch after the other; returns the worst exit code, and all candidates."""
     from clplat.sweep import pool
     from clplat.sweep.grid import spaces
-    from clplat.sweep.optuna import Search, storage
+    from clplat.sweep.optuna import Search
 
     def plan(values: Mapping[str, str], flags: Mapping[str, str]) -> Planned:
         (run,) = asked.chosen(values, flags, *how)
         return run
 
-    kept = storage(asked.folder().parent)  # that of the sweep; the candidates lie in a folder of their own
     searches = [
-        Search(flags, axes, plan, kept, proposals, asked.draw_seed)
-        for flags, axes in spaces(asked.named, asked.overrides)
+        Search(flags, axes, plan, proposals, asked.draw_seed) for flags, axes in spaces(asked.named, asked.overrides)
     ]
     worst = EXIT_OK
     for search in searches:
@@ -250,30 +216,41 @@ def _propose(
     return worst, [run for search in searches for run in search.candidates()]
 
 
-def _submit(runs: Sequence[Planned], argv: Sequence[str]) -> int:
-    """Submit what is neither done nor under way as one array."""
+def _submit(runs: Sequence[Planned], argv: Sequence[str], as_json: bool) -> int:
+    """Submit what is neither done nor under way as one array; what failed is named, and submitted again."""
     from clplat.cluster import jobs as records
     from clplat.cluster import submission
-    from clplat.sweep.state import is_done
-    from clplat.tracking import directory
+    from clplat.sweep.scheduled import standings
 
     place = submission.place_of(runs[0].config)
     place.ready()
-    known = [job for run in runs if directory.is_run(run.path) and (job := records.read(run.path))]
-    busy = {path for some in records.clusters(known).values() for path, s in records.states(some).items() if s.active}
-    todo = [run for run in runs if not is_done(run.path) and run.path.absolute() not in busy]
-    if not todo:
-        print(f"nothing to submit: of {len(runs)} runs {len(busy)} are under way and the others done")
-        return EXIT_OK
-    batch, number = submission.submit(place, [run.config for run in todo], argv, overwrite=False, go_on=True)
-    several = f", an array of {len(batch.runs)} runs" if batch.several else ""
-    print(f"job {number}{several}: {batch.folder}")
-    print(f"look at it with: clplat jobs {directory.shown(runs[0].path.parent)}")
+    found = standings(runs)
+    for run in runs:
+        if found[run.path].state == "failed":
+            _tell_failed(run, found[run.path].how)
+    states = {path: standing.state for path, standing in found.items()}
+    todo = [run for run in runs if states[run.path] in ("failed", "waiting")]
+    counts = [f"{list(states.values()).count(state)} {state}" for state in ("done", "under way")]
+    print(f"{len(runs)} runs, {len(todo)} to submit, {', '.join(counts)}", file=sys.stderr)
+    if todo:
+        batch, number = submission.submit(place, [run.config for run in todo], argv, overwrite=False, go_on=True)
+        states |= {run.path: "submitted" for run in todo}
+    if as_json:
+        rows = [(run, records.read(run.path)) for run in runs]
+        plain = [
+            {"run": str(run.path), **run.chosen, "state": states[run.path], "job": job.id if job else None}
+            for run, job in rows
+        ]
+        print(json.dumps(plain, indent=2, allow_nan=False))
+    elif todo:
+        print(submission.announcement(batch, number))
+    else:
+        print("nothing to submit")
     return EXIT_OK
 
 
 def _select(
-    asked: _Asked,
+    asked: Asked,
     how: str,
     launcher: str,
     jobs: int | None,

@@ -28,14 +28,19 @@ class Job:
         cluster: the entry of ``conf/cluster``.
         id: the scheduler's id; A_T for task T of array A.
         log: what the job has printed.
-        requeues: how often it was started again.
+        starts: how often it was started.
     """
 
     run: Path
     cluster: str
     id: str
     log: Path
-    requeues: int
+    starts: int
+
+    @property
+    def requeues(self) -> int:
+        """How often it was started again."""
+        return max(0, self.starts - 1)
 
 
 def write(batch: Batch, cluster: str, ids: Iterable[str]) -> None:
@@ -47,6 +52,7 @@ def write(batch: Batch, cluster: str, ids: Iterable[str]) -> None:
             "script": str(batch.script),
             "log": str(batch.log(index)),
             "submitted": time.time(),
+            "starts_before": len(_starts(run)),
         }
         write_atomic(run / "job.json", json.dumps(content, indent=2) + "\n")
 
@@ -61,13 +67,14 @@ def read(run: Path) -> Job | None:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         cluster, job, log = (str(content[key]) for key in ("cluster", "job", "log"))
+        before = int(content.get("starts_before", 0))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunFailedError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
-    starts = _starts(run)
+    starts = _starts(run)[before:]  # those of earlier jobs say nothing of this one, which may still wait
     job = starts[-1] if starts else job
-    return Job(run, cluster, job, Path(log), max(0, starts.count(job) - 1))
+    return Job(run, cluster, job, Path(log), starts.count(job))
 
 
 def _starts(run: Path) -> list[str]:

@@ -17,10 +17,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from clplat import signals
+from clplat import machine, signals
 from clplat.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -67,7 +66,7 @@ def launch(
     devices = config["trainer"].get("devices", 1)
     if devices == 1 or "WORLD_SIZE" in os.environ:
         return importlib.import_module(module).run(run_dir)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     quiet = config["trainer"].get("progress") == "quiet"
     if not quiet and devices > cores and config["trainer"].get("accelerator") == "cpu":
         _say(f"warning: {devices} CPU ranks on {cores} cores; they will wait for each other")
@@ -159,27 +158,10 @@ def _child_setup() -> Callable[[], None]:
     return prepare
 
 
-@contextlib.contextmanager
-def _received() -> Iterator[list[int]]:
-    """A list that grows by each signal that comes, starting with one that came before."""
-    first = signals.requested()
-    received: list[int] = [] if first is None else [first]
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in signals.listening()}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _supervise(start: Callable[[], Iterable[subprocess.Popen[bytes]]], grace: float) -> int:
     ranks: list[subprocess.Popen[bytes]] = []
     forwarded, deadline = 0, None
-    with _received() as received:
+    with signals.received(signals.listening()) as received:
         try:
             for process in start():
                 ranks.append(process)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clplat import registry
+from clplat import registry, signals
 from clplat.cluster import jobs
 from clplat.cluster.base import Batch, Cluster
-from clplat.errors import UsageError
+from clplat.errors import ClplatError, UsageError
 from clplat.tracking import code, directory
 
 NAMED = ("strategy", "backbone", "scenario")  # what an array is named after
@@ -31,7 +33,7 @@ def batch_of(configs: Sequence[Mapping[str, Any]], runs: Sequence[Path], folder:
     """What is submitted; ``folder`` is that of an array, by default the first that is free."""
     first = configs[0]
     if len(configs) > 1:
-        folder = folder or next(path for path in _folders(configs) if not path.exists())
+        folder = folder or next(path for path in _folders(configs, runs[0].parent) if not path.exists())
     return Batch(
         name=f"clplat-{(folder or runs[0]).name}",
         folder=folder or runs[0],
@@ -43,11 +45,10 @@ def batch_of(configs: Sequence[Mapping[str, Any]], runs: Sequence[Path], folder:
     )
 
 
-def _folders(configs: Sequence[Mapping[str, Any]]) -> Iterator[Path]:
-    """Places for an array: ROOT/array-NAME-1, -2, ..."""
+def _folders(configs: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Path]:
+    """Places for an array, beside its runs: ROOT/array-NAME-1, -2, ..."""
     names = {group: dict.fromkeys(config[group]["name"] for config in configs) for group in NAMED}
     name = re.sub(r"[^\w.+-]+", "_", "-".join("_".join(each) for each in names.values()))[:100]
-    root = Path(configs[0]["run"]["root"]).expanduser().absolute()
     return (root / f"array-{name}-{number}" for number in itertools.count(1))
 
 
@@ -82,39 +83,60 @@ def submit(
 ) -> tuple[Batch, str]:
     """Make the directories and submit; where that fails, all that was made goes again.
 
+    A signal before the scheduler is asked ends it all; one that comes later is too late, since the job must be noted.
+
     Args:
         overwrite: start again in run directories that are there.
         go_on: go on in those that are there.
     """
     snapshot = code.snapshot(Path.cwd())
-    with _Undo() as undo:
-        undo.root(Path(configs[0]["run"]["dir"] or configs[0]["run"]["root"]).expanduser().absolute())
-        runs = []
-        for config in configs:
-            chosen = Path(config["run"]["dir"] or "").expanduser().absolute()
-            if go_on and config["run"]["dir"] and directory.is_run(chosen):
-                runs.append(chosen)
-                continue
-            run = directory.create(config, argv, overwrite=overwrite).absolute()
-            undo.run(run)
-            code.write(run, *snapshot)
-            runs.append(run)
-        batch = batch_of(configs, runs)
-        if batch.several:
-            for folder in _folders(configs):
-                try:
-                    folder.mkdir()
-                except FileExistsError:
-                    continue
-                undo.folder(folder)
-                batch = replace(batch, folder=folder, name=f"clplat-{folder.name}")
-                break
-            directory.write_atomic(batch.folder / "runs.txt", "".join(f"{run}\n" for run in runs))
-        directory.write_atomic(batch.script, place.text(batch))
-        job = place.submit(batch.script)
     name = configs[0]["cluster"]["name"]
-    jobs.write(batch, name, [place.task(job, i) if batch.several else job for i in range(len(runs))])
+    with signals.received((signal.SIGINT, signal.SIGTERM)) as received:
+        with _Undo() as undo:
+            batch = _make(configs, argv, overwrite, go_on, snapshot, undo)
+            directory.write_atomic(batch.script, place.text(batch))
+            if received:
+                raise KeyboardInterrupt
+            try:
+                job = place.submit(batch.script)
+            except ClplatError:
+                if received:  # Ctrl-C ended the scheduler's command as well
+                    raise KeyboardInterrupt from None
+                raise
+        jobs.write(batch, name, [place.task(job, i) if batch.several else job for i in range(len(batch.runs))])
     return batch, job
+
+
+def _make(
+    configs: Sequence[Mapping[str, Any]],
+    argv: Sequence[str],
+    overwrite: bool,
+    go_on: bool,
+    snapshot: tuple[dict[str, Any], bytes],
+    undo: _Undo,
+) -> Batch:
+    """The run directories, and of several the folder of their array."""
+    undo.root(Path(configs[0]["run"]["dir"] or configs[0]["run"]["root"]).expanduser().absolute())
+    runs = []
+    for config in configs:
+        chosen = Path(config["run"]["dir"] or "").expanduser().absolute()
+        if go_on and config["run"]["dir"] and directory.is_run(chosen):
+            runs.append(chosen)
+            continue
+        run = directory.create(config, argv, overwrite=overwrite).absolute()
+        undo.run(run)
+        code.write(run, *snapshot)
+        runs.append(run)
+    batch = batch_of(configs, runs)
+    if not batch.several:
+        return batch
+    for folder in _folders(configs, runs[0].parent):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    undo.folder(folder)
+    directory.write_atomic(folder / "runs.txt", "".join(f"{run}\n" for run in runs))
+    return replace(batch, folder=folder, name=f"clplat-{folder.name}")
 
 
 class _Undo:
@@ -157,6 +179,8 @@ class _Undo:
                 path.rmdir()
 
 
-def common(batch: Batch) -> str:
-    """What to call the runs of a batch."""
-    return directory.shown(batch.runs[0] if not batch.several else batch.folder.parent)
+def announcement(batch: Batch, job: str) -> str:
+    """What was submitted and how to look at it, in two lines."""
+    several = f", an array of {len(batch.runs)} runs" if batch.several else ""
+    place = directory.shown(batch.folder.parent if batch.several else batch.runs[0])
+    return f"job {job}{several}: {batch.folder}\nlook at it with: clplat jobs {place}"

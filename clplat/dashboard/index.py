@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clplat.errors import UsageError
-from clplat.report.runs import RunData, find, follow, load, text
+from clplat.report.runs import RunData, find, follow, load, text, why_none
 
 WHOLE = 64  # runs of which everything is kept
 SMALL = ("config.yaml", "status.json", "results.json")  # files that are read at one go
@@ -75,7 +75,7 @@ class Index:
     """
 
     def __init__(self, places: Sequence[Path]) -> None:
-        missing = [f"{place}: there is no such folder" for place in places if not place.is_dir()]
+        missing = [f"{place}: {why_none(place)}" for place in places if not place.is_dir()]
         if missing:
             raise UsageError(*missing)
         self.lock = threading.RLock()

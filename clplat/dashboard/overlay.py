@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from clplat.errors import UsageError
 from clplat.metrics.evidence import NotMeasuredError
 from clplat.report.comparison import value_of
-from clplat.report.figures import COLOURS, Figure, label, layout
+from clplat.report.figures import COLOURS, Figure, around, label, layout
 from clplat.report.runs import RunData
 from clplat.report.statistics import estimate
 from clplat.report.thin import thin
 
+NAMED_UP_TO = 20  # curves: a longer legend would leave no room; a curve says its name under the mouse
 GRID = 200  # steps at which the means over runs are taken
 
 Curve = tuple[Sequence[float], Sequence[float | None]]
@@ -81,7 +82,9 @@ def _figure(
     else:
         for number, (value, members) in enumerate(_groups(runs, curves, by).items()):
             data += _band(f"{by}={value}", members, COLOURS[number % len(COLOURS)], mode)
-    whole = layout(label(title), x, label(y), showlegend=True, height=460, hovermode="closest")
+    named = sum(trace.get("showlegend", True) for trace in data) <= NAMED_UP_TO
+    whole = layout(label(title), x, label(y), showlegend=named, height=460, hovermode="closest")
+    whole["yaxis"] |= around(data)
     whole["xaxis"] |= {"dtick": 1} if markers and max(len(x) for x, _ in curves.values()) <= 20 else {}
     return {"data": data, "layout": whole}
 

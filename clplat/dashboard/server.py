@@ -47,6 +47,7 @@ HEADERS = {
 STATIC = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/colours.js": ("colours.js", "text/javascript; charset=utf-8"),
     "/figures.js": ("figures.js", "text/javascript; charset=utf-8"),
     "/words.js": ("words.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),

@@ -49,6 +49,22 @@ def layout(title: str, x: str, y: str, **more: Any) -> Figure:
     }
 
 
+def near(values: Sequence[float], ends: Sequence[float] = ()) -> list[float]:
+    """A range for an axis that shows all values, and of their intervals' ends those that are not far out: two seeds
+    can have an interval many times as wide as all that was measured."""
+    low, high = min(values), max(values)
+    room = (high - low or abs(high) or 1.0) / 4
+    low, high = min([low, *(max(e, low - room) for e in ends)]), max([high, *(min(e, high + room) for e in ends)])
+    return [low - room / 5, high + room / 5]
+
+
+def around(data: Sequence[Figure]) -> Figure:
+    """The axis of curves with their bands; empty where there is nothing to show."""
+    curves = [y for trace in data if "fill" not in trace for y in trace["y"] if y is not None]
+    bands = [y for trace in data if "fill" in trace for y in trace["y"]]
+    return {"range": near(curves, bands)} if curves else {}
+
+
 def line(name: str, x: Sequence[float], y: Sequence[float | None], drawn_in: str, **more: Any) -> Figure:
     """A curve with its points; the name goes through :func:`label`."""
     return {
@@ -114,7 +130,7 @@ def matrix(run: RunData) -> Figure:
 
     greys = [[0.0, "#fafafa"], [1.0, "#cccccc"]]
     whole = layout(
-        f"{label(run.metric)} after experience (row) on experience (column)",
+        f"{label(run.metric)} after each experience",
         "on experience",
         "after",
         height=210 + 26 * max(len(rows), 3),

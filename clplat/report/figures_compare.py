@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 from clplat.changes import flatten
@@ -11,9 +12,9 @@ from clplat.metrics.runs import known
 from clplat.options import shown
 from clplat.report.compare import differing, group_key
 from clplat.report.comparison import compare
-from clplat.report.figures import NOTHING, Figure, at, colour, label, layout, line
+from clplat.report.figures import NOTHING, Figure, around, at, colour, label, layout, line, near
 from clplat.report.runs import RunData
-from clplat.report.statistics import estimate
+from clplat.report.statistics import Estimate, estimate
 from clplat.report.values import number, text
 
 REFERENCES = {"cumulative": ("joint", "dash"), "naive": ("naive", "dot")}  # strategy -> what it is a bound of, its line
@@ -39,7 +40,7 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
         for run in members:
             if run.matrix:
                 name = f"{run.label} ({reference[0]})" if reference else run.label
-                faint = {"opacity": 0.35} if several else {}
+                faint = {"opacity": 0.35, "showlegend": False} if several else {}  # the mean is named
                 x = range(1, len(run.matrix) + 1)
                 data.append(line(name, x, run.average_seen, drawn_in, **style, **faint))
         if several:
@@ -48,6 +49,7 @@ def average_seen(runs: Sequence[RunData]) -> Figure:
     whole = layout("Mean over the experiences seen", "after experience", label(" / ".join(metrics)))
     whole |= {"showlegend": True, "height": 420, "hovermode": "closest"}
     whole["xaxis"] |= {"dtick": 1} if max(len(run.matrix) for run in runs) <= 20 else {}
+    whole["yaxis"] |= around(data)
     return {"data": data, "layout": whole}
 
 
@@ -103,28 +105,36 @@ def strategies(runs: Sequence[RunData]) -> Figure:
     differs."""
     found = compare(runs, "strategy", ["ACC"])
     sides = [(side.name, e) for side in found.sides if (e := side.estimate("ACC")) is not None]
-    if not sides:
-        raise NotMeasuredError("no run has ACC")
-    trace = {
+    if sum(e.n for _, e in sides) < 2:
+        raise NotMeasuredError("two runs that are done are needed to compare")
+    trace: Figure = {
         "type": "bar",
         "name": "ACC",
         "x": [label(name) for name, _ in sides],
         "y": [e.mean for _, e in sides],
         "error_y": {"type": "data", "array": [e.half for _, e in sides]},
         "text": [f"{e.mean:.3f} (n = {e.n})" for _, e in sides],
-        "textposition": "inside",
-        "insidetextanchor": "start",
+        "textposition": "none",
         "marker": {"color": [colour(i) for i in range(len(sides))]},
     }
     over = f"; means go over different values of {label(', '.join(found.varying))}" if found.varying else ""
     whole = layout("Strategies: mean ACC with 95% confidence interval", f"strategy{over}", "ACC", height=420)
-    whole["xaxis"] |= {"type": "category"}
+    told = [f"{name}<br>{value}" for name, value in zip(trace["x"], trace["text"], strict=True)]
+    whole["xaxis"] |= {"type": "category", "tickvals": trace["x"], "ticktext": told}
+    whole["yaxis"]["range"] = _of_bars([e for _, e in sides])
     return {"data": [trace], "layout": whole}
+
+
+def _of_bars(estimates: Sequence[Estimate]) -> list[float]:
+    """The range of an axis with bars, which begin at 0."""
+    ends = [e.mean + sign * e.half for e in estimates if e.half is not None for sign in (-1, 1)]
+    return near([0.0, *(e.mean for e in estimates)], ends)
 
 
 def forgetting(runs: Sequence[RunData]) -> Figure:
     """How far each experience but the last has fallen from its best, by the end: means over seeds."""
-    data = []
+    data: list[Figure] = []
+    every: list[Estimate] = []
     for place, members in enumerate(_groups(runs).values()):
         falls: dict[int, list[float]] = {}
         for run in map(known, members):
@@ -135,6 +145,7 @@ def forgetting(runs: Sequence[RunData]) -> Figure:
                     continue
         if falls:
             estimates = {j: estimate(values) for j, values in sorted(falls.items()) if values}
+            every += estimates.values()
             data.append(
                 {
                     "type": "bar",
@@ -149,6 +160,7 @@ def forgetting(runs: Sequence[RunData]) -> Figure:
         raise NotMeasuredError("forgetting needs two experiences that were evaluated")
     whole = layout("Forgetting by experience: best so far less the last value", "experience", "forgetting", height=420)
     whole["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": _order(data)}
+    whole["yaxis"]["range"] = _of_bars(every)
     return {"data": data, "layout": {**whole, "showlegend": True, "barmode": "group"}}
 
 
@@ -180,6 +192,10 @@ def _pareto(runs: Sequence[RunData], what: str, cost: Callable[[RunData], float 
     ]
     if not points:
         raise NotMeasuredError(f"no run that is done wrote down ACC and its {what}")
+    if len(points) < 2:
+        raise NotMeasuredError("two runs that are done are needed to compare")
+    if not any(c for c, _, _ in points):
+        raise NotMeasuredError(f"{what}: 0 in every run")
     directions = {run.direction for _, _, run in points}
     if len(directions) > 1:
         raise NotMeasuredError("some of these runs are better when larger and some when smaller")
@@ -223,12 +239,27 @@ def configurations(runs: Sequence[RunData]) -> Figure:
     head, names, values = ["key", *(run.label for run in told)], keys, [list(row) for row in zip(*columns, strict=True)]
     if len(keys) < len(told):
         head, names, values = ["run", *keys], [run.label for run in told], columns
+    most = max(8, 96 // (len(values) + 2))  # characters that a column has room for; the first is twice as wide
+    header = [_wrapped(head[0], 2 * most), *(_wrapped(name, most) for name in head[1:])]
+    cells = [[_wrapped(name, 2 * most) for name in names], *([_wrapped(v, most) for v in column] for column in values)]
     table = {
         "type": "table",
         "name": "configurations",
         "columnwidth": [2, *[1] * len(values)],
-        "header": {"values": [label(text(name)) for name in head], "align": "left"},
-        "cells": {"values": [[label(text(v)) for v in column] for column in (names, *values)], "align": "left"},
+        "header": {"values": header, "align": "left"},
+        "cells": {"values": cells, "align": "left"},
     }
-    whole = layout("Where the configurations differ", "", "", height=120 + 24 * min(len(names), 30))
-    return {"data": [table], "layout": whole}
+    lines = [max(cell.count("<br>") + 1 for cell in row) for row in (header, *zip(*cells, strict=True))]
+    height = 130 + 20 * min(sum(lines), 40)
+    return {"data": [table], "layout": layout("Where the configurations differ", "", "", height=height)}
+
+
+def _wrapped(name: str, most: int) -> str:
+    """Text that may be longer than its column is wide, in lines that end after a hyphen, a dot or an underscore where
+    they can."""
+    lines = [""]
+    for piece in re.findall(rf"[^-._]{{0,{most - 1}}}[-._]|[^-._]{{1,{most}}}", text(name)):
+        if lines[-1] and len(lines[-1]) + len(piece) > most:
+            lines.append("")
+        lines[-1] += piece
+    return "<br>".join(map(label, lines))

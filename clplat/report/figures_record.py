@@ -181,7 +181,9 @@ def throughput(run: RunData) -> Figure:
         x, y = curves.setdefault(part.phase, ([], []))
         x.append(part.experience + 1)
         y.append((part.samples or 0) / part.seconds)
-    return plots.lines("Samples of the stream in a second", "experience", "samples a second", curves)
+    drawn = plots.lines("Samples of the stream in a second", "experience", "samples a second", curves)
+    drawn["layout"]["xaxis"] |= {"dtick": 1} if max(part.experience for part in trained) < 20 else {}
+    return drawn
 
 
 ENDINGS = {"done": "#009e73", "running": "#0072b2", "preempted": "#e69f00", "failed": "#d55e00", "killed": "#000000"}

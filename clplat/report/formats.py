@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clplat.report.columns import columns
 from clplat.report.comparison import Comparison, Side
 from clplat.report.statistics import Estimate
 from clplat.report.tables import Table
@@ -49,11 +50,7 @@ def _shown(value: Estimate | None, sign: str = "") -> str:
 
 def as_text(found: Comparison) -> str:
     """Plain columns."""
-    head, rows = table(found)
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-    )
+    return columns(*table(found))
 
 
 def as_markdown(found: Comparison) -> str:
@@ -76,16 +73,12 @@ def as_csv(found: Comparison) -> str:
 
 
 def as_latex(found: Comparison) -> str:
-    """A ``tabular`` of booktabs; the best mean of each metric is bold."""
+    """A ``tabular`` of booktabs; the best mean of the first metric is bold."""
     head, rows = table(found)
-    best = {1 + 1: 0} if found.sides else {}  # rows are ordered by the first metric, which is in the third column
-    body = []
-    for number, row in enumerate(rows):
-        cells = [_escape(cell).replace("±", r"$\pm$") for cell in row]
-        for column, first in best.items():
-            if number == first and row[column] != "-":
-                cells[column] = rf"\textbf{{{cells[column]}}}"
-        body.append(" & ".join(cells) + r" \\")
+    cells = [[_escape(cell).replace("±", r"$\pm$") for cell in row] for row in rows]
+    if cells and cells[0][2] != "-":  # rows are ordered by the first metric, which is in the third column
+        cells[0][2] = rf"\textbf{{{cells[0][2]}}}"
+    body = [" & ".join(row) + r" \\" for row in cells]
     return "\n".join([
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", " & ".join(map(_escape, head)) + r" \\",
         r"\midrule", *body, r"\bottomrule", r"\end{tabular}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import importlib.resources
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,27 +25,35 @@ SCRIPT = "plotly.min.js"  # beside the page, where it is not inside
 OPEN_UP_TO = 3  # runs whose figures are drawn at once; of more each is drawn when it is opened
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; display: block; overflow-x: auto; }
-th, td { padding: 0.25rem 0.5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #ddd; }
+:root { color-scheme: light dark; --line: light-dark(#ddd, #3a3d44); }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem; padding: 0 1rem;
+  color: light-dark(#222, #ddd); background: light-dark(#fff, #16181c); }
+h1 { overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; display: block; overflow-x: auto; font-size: 14px; }
+th, td { padding: 0.25rem 0.45rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 td { font-variant-numeric: tabular-nums; }
-details { border-top: 1px solid #ddd; padding: 0.6rem 0; }
-summary { cursor: pointer; font-weight: 600; }
-pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
-.problem { color: #a33; }
-.missing { color: #666; margin: 0.2rem 0; }
+details { border-top: 1px solid var(--line); padding: 0.6rem 0; }
+summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
+pre { background: light-dark(#f6f6f6, #22252b); padding: 0.8rem; overflow-x: auto; }
+.problem { color: light-dark(#a33, #f88); }
+.missing { color: light-dark(#666, #999); margin: 0.2rem 0; }
 """
 
 _SCRIPT = """
-"use strict";
+const dark = matchMedia("(prefers-color-scheme: dark)");
+dark.addEventListener("change", () => document.querySelectorAll("[data-drawn]").forEach((place) => {
+  delete place.dataset.drawn;
+  draw(place);
+}));
 function draw(place) {
   if (place.dataset.drawn) return;
   place.dataset.drawn = "1";
-  const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+  const made = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+  const {data, layout} = fitted(made, dark.matches, place.clientWidth);
   // Without the last two a click would send a figure to plotly's own servers.
   const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"],
     plotlyServerURL: ""};
-  Plotly.newPlot(place, figure.data, figure.layout, config);
+  Plotly.react(place, data, layout, config);
 }
 function show(part) { part.querySelectorAll("[data-figure]").forEach(draw); }
 document.querySelectorAll("details").forEach((part) => {
@@ -68,7 +77,9 @@ def page(runs: Sequence[RunData], found: Sequence[Group], *, beside: bool = Fals
     Args:
         beside: plotly.js lies beside the page under the name :data:`SCRIPT`, and is not inside.
     """
-    scripts = [_SCRIPT] if beside else [plotly(), _SCRIPT]
+    colours = (importlib.resources.files("clplat.dashboard") / "static" / "colours.js").read_text(encoding="utf-8")
+    script = f'\n"use strict";\n{colours.replace("export function", "function")}{_SCRIPT}'
+    scripts = [script] if beside else [plotly(), script]
     drawn = _Figures()
     body = [f"<h1>{_title(runs)}</h1>", *_overview(runs, found, drawn), *_details(runs, drawn)]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)

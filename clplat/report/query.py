@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from clplat.changes import flatten
 from clplat.errors import UsageError, suggestion
 from clplat.report.comparison import value_of
-from clplat.report.runs import RunData
+from clplat.report.runs import SUMMARY, RunData
 
 _CLAUSE = re.compile(r"([^=!<>~]+?)\s*(!=|>=|<=|=|>|<|~)\s*(.*)", re.DOTALL)
 COLUMNS = ("run", "strategy", "backbone", "scenario", "seed", "status", "experiences", "ACC", "forgetting", "seconds")
@@ -78,6 +78,19 @@ def lookup(run: RunData, key: str) -> str | float | None:
     return value_of(run, key)
 
 
+def check(runs: Sequence[RunData], keys: Sequence[str]) -> None:
+    """Refuse keys that mean nothing to any of the runs.
+
+    Raises:
+        UsageError: no run has such a key, and it is no name that a run could have.
+    """
+    unknown = [key for key in keys if runs and all(lookup(run, key) is None for run in runs)]
+    known = {*OWN, *SUMMARY, *(name for run in runs for name in (*run.summary, *flatten(run.config), *run.config))}
+    problems = [f"no run has a '{key}'.{suggestion(key, known)}" for key in unknown if key not in known]
+    if problems:
+        raise UsageError(*problems)
+
+
 def query(runs: Sequence[RunData], where: Sequence[str] = (), sort: str | None = None) -> list[RunData]:
     """The runs that meet all conditions, in order.
 
@@ -89,14 +102,7 @@ def query(runs: Sequence[RunData], where: Sequence[str] = (), sort: str | None =
     """
     clauses = [clause(words) for words in where]
     keys = [c.key for c in clauses] + ([sort.removeprefix("-")] if sort else [])
-    problems = []
-    for key in keys:
-        if runs and all(lookup(run, key) is None for run in runs):
-            known = {*OWN, *(name for run in runs for name in (*run.summary, *flatten(run.config), *run.config))}
-            if key not in known:
-                problems.append(f"no run has a '{key}'.{suggestion(key, known)}")
-    if problems:
-        raise UsageError(*problems)
+    check(runs, keys)
     found = [run for run in runs if all(c.holds(run) for c in clauses)]
     if sort is None:
         return found

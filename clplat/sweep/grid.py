@@ -23,6 +23,7 @@ from clplat.errors import UsageError
 from clplat.tracking.directory import run_name
 
 LISTED = ("strategy", "backbone", "scenario", "optimizer", "seed")  # flags that take a,b,c
+COMPUTING = ("run.stop_after",)  # of what may change when a run goes on, that which makes two runs of a sweep
 _DRAWN = re.compile(r"(uniform|log|int)\(([^,()]+),([^,()]+)\)\Z")
 
 
@@ -71,7 +72,7 @@ def expand(
     named: Mapping[str, str | None],
     overrides: Sequence[str],
     *,
-    folder: Path,
+    name: str = "sweep",
     preset: str | None = None,
     files: Sequence[Path] = (),
     draws: int | None = None,
@@ -83,18 +84,20 @@ def expand(
         named: flags; those in ``LISTED`` may hold several values.
         overrides: ``section.key=value`` with one value, or several with commas; with ``draws`` also ``uniform(a,b)``,
             ``log(a,b)`` or ``int(a,b)``.
-        folder: where the run directories lie.
+        name: of the folder under each run's ``run.root`` that holds its directory.
         preset, files: as in :func:`clplat.config.compose`.
         draws: None takes every combination; a number draws so many of the values of the overrides for each combination
             of the flags, never one twice.
         draw_seed: of the draws.
 
     Raises:
-        UsageError: a value twice, a range without ``draws``, or a configuration that is wrong; all mistakes at once.
+        UsageError: a value twice, a range without ``draws``, ``run.dir``, several values of what decides only where and
+            how runs are computed, or a configuration that is wrong; all mistakes at once.
     """
     fixed = {key: value for key, value in named.items() if value is not None and key not in LISTED}
     flags, axes, plain = _read(named, overrides)
     _check(flags | axes, draws)
+    _check_places(axes, plain)
     found: dict[str, Planned] = {}
     problems: list[str] = []
     used: set[str] = set()
@@ -111,7 +114,9 @@ def expand(
                 problems += error.messages
                 continue
             key = digest(config)
-            config["run"]["dir"] = str(folder / f"{run_name(config)[:100]}-{key}")
+            config["run"]["dir"] = str(
+                Path(config["run"]["root"]).expanduser() / name / f"{run_name(config)[:100]}-{key}"
+            )
             varied = {k: v for k, v in chosen_flags.items() if len(flags[k]) > 1} | chosen
             found.setdefault(key, Planned(config, varied))
     problems += [f"{key}: no run of this sweep has it" for key in (*axes, *plain) if key not in used]
@@ -180,6 +185,19 @@ def _check(axes: Mapping[str, Sequence[str]], draws: int | None) -> None:
             problems += [f"{key}={value}: {why}" for why in _bad_range(value)]
     if draws is not None and draws < 1:
         problems.append(f"--random {draws}: at least 1 is needed")
+    if problems:
+        raise UsageError(*problems)
+
+
+def _check_places(axes: Mapping[str, Sequence[str]], plain: Sequence[str]) -> None:
+    problems = []
+    if any(o.startswith("run.dir=") for o in plain):
+        problems.append("run.dir names one directory, and a sweep has many: set run.root and --name")
+    problems += [
+        f"{key}={','.join(values)}: that says where and how a run is computed, which is one for a whole sweep"
+        for key, values in axes.items()
+        if changes.is_free(key) and key not in COMPUTING
+    ]
     if problems:
         raise UsageError(*problems)
 

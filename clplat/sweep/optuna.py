@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from clplat.errors import MissingError, UsageError
@@ -33,13 +34,13 @@ class Search:
     Args:
         flags: the combination.
         axes: the options that vary, with their values, or one range.
-        plan: makes the run of some values and the flags.
-        storage: where proposals are kept.
+        plan: makes the run of some values and the flags. Proposals are kept in the folder above that of the runs.
         trials: how many candidates there are to be in all.
         seed: of the proposals.
 
     Raises:
         UsageError: an option has a range beside other values, or nothing varies.
+        MissingError: Optuna is not installed.
     """
 
     def __init__(
@@ -47,12 +48,10 @@ class Search:
         flags: Mapping[str, str],
         axes: Mapping[str, Sequence[str]],
         plan: Plan,
-        storage: BaseStorage,
         trials: int,
         seed: int,
     ) -> None:
-        import optuna
-
+        optuna = _optuna()
         self.flags, self.axes, self.plan, self.trials = dict(flags), dict(axes), plan, trials
         self.space = {key: _distribution(key, values) for key, values in axes.items()}
         if not self.space:
@@ -62,7 +61,7 @@ class Search:
         self.devices: int = example.config["trainer"].get("devices", 1)
         what = json.dumps([digest(example.config), sorted(axes.items())]).encode()
         self.study: Study = optuna.create_study(
-            storage=storage,
+            storage=_storage(example.path.parent.parent),
             study_name=f"{'-'.join(flags.values())}-{hashlib.blake2b(what, digest_size=4).hexdigest()}",
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),  # a batch is to differ within itself
@@ -101,18 +100,20 @@ class Search:
         return replace(run, chosen={**self.flags, **values})
 
 
-def storage(folder: Path) -> BaseStorage:
-    """The journal in a sweep's folder.
-
-    Raises:
-        MissingError: Optuna is not installed.
-    """
+def _optuna() -> ModuleType:
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise MissingError(f"--optuna needs Optuna: pip install 'clplat[optuna]' ({error})") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _storage(folder: Path) -> BaseStorage:
+    """The journal in a sweep's folder."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     folder.mkdir(parents=True, exist_ok=True)
     return optuna.storages.JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
 

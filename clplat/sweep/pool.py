@@ -14,12 +14,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from clplat import machine, signals
 from clplat.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
 ROOM = 1.5 * 2**30  # bytes that must be free for one more run to start beside others
@@ -27,24 +27,9 @@ IMPATIENCE = 20.0  # seconds that runs have to save themselves after a second si
 PRELOAD = ("clplat.worker", "clplat.lightning", "sklearn.datasets")
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> float:
-    """Bytes that can be had without swapping; infinite where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            known = dict(line.split(":", 1) for line in file)
-        return float(known["MemAvailable"].split()[0]) * 1024
-    except (OSError, LookupError, ValueError):
-        return float("inf")
-
-
 def default_jobs(devices: int) -> int:
     """As many runs at a time as there are cores for their ranks, and one and a half gigabytes for each."""
-    return max(1, min(cores() // max(1, devices), int(min(free_memory() / ROOM, 1e6))))
+    return max(1, min(machine.cores() // max(1, devices), int(min(machine.free_memory() / ROOM, 1e6))))
 
 
 def run_all(
@@ -63,22 +48,23 @@ def run_all(
     """
     if not runs:
         return False
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))  # before the process that imports torch
+    threads = max(1, machine.cores() // jobs)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before the process that imports torch
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     waiting, active = list(runs), dict[Path, Any]()
     deadline = None
-    listening, held = context.Pipe(duplex=False)  # its other end closes with this process, however that ends
-    with _received() as received:
+    listening, held = context.Pipe(duplex=False)  # its other end closes with this process at the latest
+    with signals.received((signal.SIGINT, signal.SIGTERM)) as received:
         try:
             while active or (waiting and not received):
-                while waiting and not received and len(active) < jobs and (not active or free_memory() > ROOM):
+                while waiting and not received and len(active) < jobs and (not active or machine.free_memory() > ROOM):
                     path = waiting.pop(0)
                     active[path] = context.Process(target=_run, args=(str(path), listening))
                     active[path].start()
                     started(path)
                 if received and deadline is None:
-                    _send(active.values(), signal.SIGTERM)
+                    held.close()  # a signal would be lost on a run that has just been forked and does not listen yet
                     deadline = float("inf")
                 if len(received) > 1 and deadline == float("inf"):
                     deadline = time.monotonic() + IMPATIENCE
@@ -102,21 +88,6 @@ def stopped(code: int) -> bool:
     return code in (EXIT_REQUEUE, EXIT_INTERRUPTED)
 
 
-@contextlib.contextmanager
-def _received() -> Iterator[list[int]]:
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _send(processes: Any, number: int) -> None:
     for process in processes:
         if process.is_alive():
@@ -131,7 +102,7 @@ def _run(path: str, parent: Connection) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    from clplat import config, signals
+    from clplat import config
     from clplat.cli.app import guarded
     from clplat.cluster import local
 
@@ -145,7 +116,7 @@ def _run(path: str, parent: Connection) -> None:
 
 
 def _stop_with(parent: Connection) -> None:
-    """When the sweep is there no more, save and stop."""
+    """When the sweep is there no more, or wants its runs to end, save and stop."""
     with contextlib.suppress(EOFError, OSError):
         parent.recv_bytes()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clplat.cluster import jobs
 from clplat.report.runs import RunData, load, text
 from clplat.sweep.grid import Planned
 from clplat.tracking import directory
@@ -83,9 +84,12 @@ def is_done(path: Path) -> bool:
 
 
 def last_lines(path: Path) -> list[str]:
-    """How a run that failed ended: the last lines of what it said."""
-    for name in ("output.log", "job.log", "log.txt"):
-        with contextlib.suppress(OSError), open(path / name, encoding="utf-8", errors="replace") as file:
+    """How a run that failed ended: the last lines of what it said, here or as a job, whichever was later."""
+    job = jobs.read(path)
+    printed = [file for file in (path / "output.log", *([job.log] if job else [])) if file.is_file()]
+    printed.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    for place in (*printed, path / "log.txt"):
+        with contextlib.suppress(OSError), open(place, encoding="utf-8", errors="replace") as file:
             found = [text(line.rstrip("\n")) for line in deque(file, LAST_LINES)]
             if found:
                 return found

@@ -29,7 +29,8 @@ def test_one_run_is_a_plain_job(fakes, clplat):
     assert (config["seed"], config["cluster"]["name"], config["cluster"]["time"]) == (4, "slurm", "30")
     job = json.loads((run / "job.json").read_text())
     assert job.pop("submitted") > 1e9
-    assert job == {"cluster": "slurm", "job": "77", "script": f"{run}/job.sbatch", "log": f"{run}/job.log"}
+    said = {"script": f"{run}/job.sbatch", "log": f"{run}/job.log", "starts_before": 0}
+    assert job == {"cluster": "slurm", "job": "77", **said}
     script = (run / "job.sbatch").read_text()
     assert f"\nrun={run}\n" in script
     assert f"#SBATCH --chdir={Path.cwd()}\n" in script

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +18,7 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def opened(serve: Any, request: pytest.FixtureRequest) -> Iterator[Open]:
+def opened(serve: Any) -> Iterator[Open]:
     """A function that opens the dashboard. At the end: nothing went wrong in it, and it asked nobody but its server."""
     server = serve()
     with browser.opened() as seen:
@@ -35,9 +32,6 @@ def opened(serve: Any, request: pytest.FixtureRequest) -> Iterator[Open]:
             return page
 
         yield start
-        if folder := os.environ.get("CLPLAT_SCREENSHOTS"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=Path(folder) / f"dashboard-{re.sub(r'[^a-z_]', '', request.node.name)}.png")
     # a browser tells of each question that the server refuses, such as a filter that is half typed
     assert not [what for what in seen.errors if "status of 400 (Bad Request)" not in what]
     ours = (server.url, "data:", "blob:", "about:")

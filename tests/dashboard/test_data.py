@@ -40,7 +40,7 @@ def test_only_what_has_changed_is_sent_and_read(make, tmp_path, monkeypatch):  #
     assert data.table(known, since=first["version"])["rows"] == {}
     lines = []
     monkeypatch.setattr(index, "load", lambda *a, **k: pytest.fail("a run was read from its beginning"))
-    monkeypatch.setattr("clplat.report.runs._take_line", lambda run, line: lines.append(line))
+    monkeypatch.setattr("clplat.report.parse._take_line", lambda run, line: lines.append(line))
     add(growing, LINES[3])
     second = data.table(known, since=first["version"])
     assert lines == LINES[3:]

@@ -224,3 +224,42 @@ def test_what_slurm_refuses_leaves_nothing(place):
     assert "Invalid partition name specified" in done.stderr
     assert "There are: high, main." in done.stderr
     assert not (place.folder / "refused").exists()
+
+
+def test_a_sweep_is_an_array_that_goes_on_where_it_was_interrupted(slurm, tmp_path):
+    """Of three runs one after the other the first ends, the second is cancelled, and the third cannot be built."""
+    place = Place(tmp_path)
+    words = ["sweep", "--launcher", "slurm", *SMALL, "strategy.memory=20,30,-1", "--json"]
+
+    def sweep(*more: str) -> tuple[list[dict[str, Any]], str]:
+        command = [sys.executable, "-m", "clplat", *words, *more]
+        done = subprocess.run(command, cwd=place.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    rows, _ = sweep("--jobs", "1")
+    first, second, third = (row["run"] for row in rows)
+    job = rows[0]["job"].partition("_")[0]
+    assert [row["job"] for row in rows] == [f"{job}_{index}" for index in range(3)]
+    until("the second waits for the first", lambda: "JobArrayTaskLimit" in squeue(f"{job}_1", "%r"))
+    assert sweep()[1] == "3 runs, 0 to submit, 0 done, 3 under way\n"
+    assert place.ended(first)["status"] == "done"
+    place.clplat("cancel", second, third)
+    kept = (tmp_path / first / "results.json").stat().st_mtime_ns
+
+    rows, said = sweep()
+    assert said.splitlines()[-1] == "3 runs, 2 to submit, 1 done, 0 under way"
+    assert [row["state"] for row in rows] == ["done", "submitted", "submitted"]
+    assert (tmp_path / first / "results.json").stat().st_mtime_ns == kept
+    assert place.ended(second)["status"] == "done"
+    assert place.ended(third)["state"] == "FAILED"
+    compared = json.loads(place.clplat("compare", "runs/sweep", "--by", "strategy.memory", "--json"))
+    assert sorted(row["strategy.memory"] for row in compared["rows"]) == ["20", "30"]
+    assert len(compared["left_out"]) == 1
+
+    _, said = sweep()
+    lines = said.splitlines()
+    assert lines[0] == f"failed: strategy.memory=-1 (FAILED), {third}"
+    assert "    error: a memory of -1 samples cannot hold any" in lines[1:-1], said
+    assert lines[-1] == "3 runs, 1 to submit, 2 done, 0 under way"
+    place.clplat("cancel", third)

@@ -42,6 +42,23 @@ def test_every_view_draws_and_asks_nobody(watched: Maker, tmp_path: Path, target
         assert seen.page.locator(".missing").count() == 0
 
 
+def test_the_page_is_dark_where_the_system_is(watched: Maker, tmp_path: Path) -> None:
+    for name in ("ewc", "er"):
+        watched(f"runs/{name}", strategy={"name": name})
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "it.html")]) == 0
+    paper = "[...document.querySelectorAll('[data-drawn]')].map((it) => it.layout.paper_bgcolor)"
+    front = "document.querySelector('[data-view=memory-cost]').data.at(-1).line.color"
+    with opened() as seen:
+        shown(seen, tmp_path / "it.html")
+        assert set(seen.page.evaluate(paper)) == {"#ffffff"}
+        assert seen.page.evaluate(front) == "#222222"
+        seen.page.emulate_media(color_scheme="dark")
+        seen.wait(f"{paper}.every((colour) => colour === '#16181c')")
+        assert seen.page.evaluate(front) == "#dddddd"  # not dark on dark
+        assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
+        assert seen.errors == []
+
+
 def test_the_slider_lets_rows_appear(watched: Maker, tmp_path: Path) -> None:
     path = watched("one")
     assert main(["report", str(path), "--output", str(tmp_path / "one.html")]) == 0

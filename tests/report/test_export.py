@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from clplat.notebook import Results
 from clplat.report import export, tidy
 from clplat.report.runs import load, load_runs
 from clplat.report.views import VIEWS
-from tests.browser import NAMES
+from tests import browser
 from tests.report.conftest import RESULTS, SUMMARY, Maker
 
 
@@ -71,8 +70,7 @@ def test_names_of_pictures(watched: Maker, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")])
 def test_pictures(watched: Maker, tmp_path: Path, kind: str, begins: bytes) -> None:
     pytest.importorskip("kaleido", reason="kaleido is not installed")
-    if not any(map(shutil.which, NAMES)):
-        pytest.skip(f"there is no browser: none of {', '.join(NAMES)}")
+    browser.executable()
     run = watched("one")
     assert main(["report", str(run), "--text", "--export", kind, "--output", str(tmp_path / "out")]) == 0
     found = {path.stem: path.read_bytes() for path in (tmp_path / "out" / "figures").iterdir()}

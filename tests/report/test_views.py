@@ -8,6 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
+from clplat.report.figures import near
 from clplat.report.figures_compare import front
 from clplat.report.runs import RunData, load, load_runs
 from clplat.report.thin import thin
@@ -203,3 +204,36 @@ def test_thinned_curves_keep_their_peaks() -> None:
     assert dict(zip(x, kept, strict=True)) | {12_345: 7.0, 54_321: -7.0, n - 1: 0.0} == dict(zip(x, kept, strict=True))
     assert x == sorted(x)
     assert None in thin(range(n), [None] * n)[1]
+
+
+def test_axes_fit_what_was_measured_and_not_an_interval_of_two_seeds(make: Maker, tmp_path: Path) -> None:
+    for seed, value in enumerate((0.2, 0.8)):  # the half width is 12.7 times 0.3: from -3.3 to 4.3
+        path = make(f"s{seed}", seed=seed)
+        results = json.loads((path / "results.json").read_text())
+        matrix = [[value, None], [value, value]]
+        (path / "results.json").write_text(json.dumps({**results, "matrix": matrix, "summary": {"ACC": value}}))
+    runs = load_runs([tmp_path])
+    assert draw("average", *runs)["layout"]["yaxis"]["range"] == pytest.approx([0.02, 0.98])
+    assert draw("strategies", *runs)["layout"]["yaxis"]["range"] == pytest.approx([-0.15, 0.65])
+    assert near([0.0, 1.0], [-0.05, 1.1]) == pytest.approx([-0.1, 1.15])
+    assert near([3.0]) == pytest.approx([2.85, 3.15])
+
+
+def test_what_compares_needs_two_runs_and_a_cost(watched: Maker, tmp_path: Path) -> None:
+    one = load_runs([watched("a")])
+    for key in ("strategies", "memory-cost", "time-cost", "state-cost"):
+        assert "two runs" in str(BY_KEY[key].figure(one))
+    runs = load_runs([tmp_path / "a", watched("b")])
+    for run in runs:
+        run.results = {**run.results, "state_size": 0}
+    assert BY_KEY["state-cost"].figure(runs) == "numbers in the state of one sequence: 0 in every run"
+
+
+def test_long_names_are_broken_to_fit_their_columns(make: Maker, tmp_path: Path) -> None:
+    name = "ewc-transformer-permuted-digits-s0-" + "0123456789" * 4
+    make(name)
+    make("b", backbone={"name": "mlp", "hidden": 16})
+    (table,) = draw("config", *load_runs([tmp_path]))["data"]
+    first = next(cell for cell in table["cells"]["values"][0] if cell != "b")
+    assert first.replace("<br>", "") == name
+    assert max(map(len, first.split("<br>"))) <= 64

@@ -15,7 +15,7 @@ from clplat.sweep.grid import Planned, expand, split
 
 
 def runs(*overrides: str, draws: int | None = None, **named: str) -> list[Planned]:
-    return expand(named, overrides, folder=Path("runs/sweep"), draws=draws)
+    return expand(named, overrides, draws=draws)
 
 
 def test_every_combination_once_and_options_only_where_they_belong() -> None:
@@ -36,7 +36,8 @@ def test_what_is_one_value_is_no_axis() -> None:
 
 def test_directories_are_those_of_what_is_computed() -> None:
     first, second = (runs(*extra, strategy="ewc")[0].path for extra in ((), ("trainer.threads=2", "run.root=there")))
-    assert first == second
+    assert second == Path("there", *first.parts[1:])
+    assert first.parts[:-1] == ("runs", "sweep")
     assert first != runs("strategy.importance=7", strategy="ewc")[0].path
     assert first != runs("run.stop_after=1", strategy="ewc")[0].path
 
@@ -49,13 +50,14 @@ def test_directories_are_those_of_what_is_computed() -> None:
         (["optimizer.lr=log(1,2)"], {}, ["needs --random"]),
         (["strategy.er.memory=1,2"], {"strategy": "naive,ewc,er", "seed": "0,0"}, ["seed: 0 is there twice"]),
         (["optimizer.lr=x,y", "trainer.batch_size=0.5,3"], {}, ["optimizer.lr", "trainer.batch_size"]),
-        (["strategy.importance=1,2"], {"strategy": "naive,ewc"}, ["'naive' has no option 'importance'", "no options"]),
+        (["strategy.importance=1,2"], {"strategy": "naive,ewc"}, ["'naive' has no options"]),
+        (["run.dir=x", "run.root=a,b", "cluster.x=1,2"], {}, ["run.dir names", "run.root=a,b: ", "cluster.x=1,2: "]),
     ],
 )
 def test_mistakes_are_told_at_once(overrides: list[str], named: dict[str, str], messages: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         runs(*overrides, **named)
-    assert any(message in str(caught.value) for message in messages)
+    assert all(message in str(caught.value) for message in messages)
 
 
 def test_draws_are_of_the_ranges_and_the_same_again() -> None:
@@ -68,7 +70,7 @@ def test_draws_are_of_the_ranges_and_the_same_again() -> None:
     assert all(1e-4 <= rate <= 1e-1 for rate in rates)
     assert all(1 <= run.config["trainer"]["max_epochs"] <= 9 for run in one)
     assert {0.0} < {run.config["backbone"]["dropout"] for run in one}
-    other = expand({"strategy": "naive"}, overrides, folder=Path("x"), draws=20, draw_seed=1)
+    other = expand({"strategy": "naive"}, overrides, draws=20, draw_seed=1)
     assert [run.config["optimizer"]["lr"] for run in other] != rates[:20]
 
 
@@ -103,7 +105,7 @@ def test_a_file_may_hold_the_lists(tmp_path: Path) -> None:
     named, words = preset.apply(None, [path], {"seed": None}, ["optimizer.lr=0.5"])
     assert named == {"seed": "1,2"}
     assert words == ["strategy.importance=1,10", "optimizer.lr=0.5"]
-    found = expand(named, words, folder=tmp_path, files=[path])
+    found = expand(named, words, files=[path])
     assert len(found) == 4
     assert {run.config["optimizer"]["lr"] for run in found} == {0.5}
     with pytest.raises(UsageError, match="use clplat sweep"):

@@ -25,22 +25,22 @@ def plan(tmp_path: Path):
     def plan(values: Mapping[str, str], flags: Mapping[str, str]) -> Planned:
         name = "-".join([*flags.values(), *values.values()])
         config = {**CONFIG, "trainer": {"devices": 1}, "optimizer": {"name": "adam", **values}}
-        return Planned({**config, "run": {"root": "r", "dir": str(tmp_path / name), "stop_after": 1}}, {})
+        return Planned({**config, "run": {"root": "r", "dir": str(tmp_path / "select" / name), "stop_after": 1}}, {})
 
     return plan
 
 
 def end(run: Planned, acc: float | None, direction: str = "max") -> None:
     """The run's directory, as if it had been trained."""
-    run.path.mkdir(exist_ok=True)
+    run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "config.yaml").write_text(json.dumps(run.config), encoding="utf-8")
     (run.path / "status.json").write_text('{"status": "stopped"}', encoding="utf-8")
     results = {**RESULTS, "direction": direction, "summary": {"ACC": acc}}
     (run.path / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
-def search(plan, tmp_path: Path, trials: int, **axes: list[str]) -> proposing.Search:
-    return proposing.Search({"strategy": "ewc"}, axes, plan, proposing.storage(tmp_path), trials, seed=0)
+def search(plan, trials: int, **axes: list[str]) -> proposing.Search:
+    return proposing.Search({"strategy": "ewc"}, axes, plan, trials, seed=0)
 
 
 def work(found: proposing.Search, acc: Value, batch: int = 2, direction: str = "max") -> list[float]:
@@ -55,37 +55,37 @@ def work(found: proposing.Search, acc: Value, batch: int = 2, direction: str = "
 
 
 def test_proposals_come_near_to_what_is_best_and_end_at_their_number(plan, tmp_path):
-    tried = work(search(plan, tmp_path, 30, lr=["uniform(0,1)"]), lambda lr: 1 - abs(lr - 0.3))
+    tried = work(search(plan, 30, lr=["uniform(0,1)"]), lambda lr: 1 - abs(lr - 0.3))
     assert len(tried) == 30
     assert all(0 <= lr <= 1 for lr in tried)
     assert sum(abs(lr - 0.3) for lr in tried[20:]) < sum(abs(lr - 0.3) for lr in tried[:10])
 
 
 def test_less_is_better_where_the_metric_says_so(plan, tmp_path):
-    found = search(plan, tmp_path, 5, lr=["0.1", "0.2", "0.3"])
+    found = search(plan, 5, lr=["0.1", "0.2", "0.3"])
     tried = work(found, lambda lr: lr, direction="min")
     assert min(tried) < max(tried)
     assert float(found.study.best_params["lr"]) == min(tried)
 
 
 def test_a_second_call_goes_on_with_what_was_begun(plan, tmp_path):
-    first = search(plan, tmp_path, 4, lr=["log(1e-4,1)"])
+    first = search(plan, 4, lr=["log(1e-4,1)"])
     ((done, run), (_, begun)) = first.proposals(2)
     end(run, 0.5)
     first.tell(done, run)
-    again = search(plan, tmp_path, 4, lr=["log(1e-4,1)"])
+    again = search(plan, 4, lr=["log(1e-4,1)"])
     first_again, _ = (planned for _, planned in again.proposals(2))
     assert first_again.path == begun.path
     assert len(work(again, lambda lr: lr)) == 3
     assert len(again.candidates()) == 4
     assert again.candidates()[0].path == run.path
-    assert search(plan, tmp_path, 4, lr=["log(1e-4,1)"]).proposals(2) == []
-    other = search(plan, tmp_path, 4, lr=["log(1e-4,0.1)"])
+    assert search(plan, 4, lr=["log(1e-4,1)"]).proposals(2) == []
+    other = search(plan, 4, lr=["log(1e-4,0.1)"])
     assert other.candidates() == []  # what was found in another range says nothing here
 
 
 def test_a_run_that_failed_is_told_and_not_proposed_again(plan, tmp_path):
-    found = search(plan, tmp_path, 3, lr=["int(1,100)"])
+    found = search(plan, 3, lr=["int(1,100)"])
     values = iter([None, 0.5, 0.6])
     assert len(work(found, lambda lr: next(values))) == 3
     assert [trial.state.name for trial in found.study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -94,9 +94,9 @@ def test_a_run_that_failed_is_told_and_not_proposed_again(plan, tmp_path):
 
 def test_what_makes_no_search_is_refused(plan, tmp_path):
     with pytest.raises(UsageError, match="takes one range, or values, not both"):
-        search(plan, tmp_path, 1, lr=["log(1,10)", "3"])
+        search(plan, 1, lr=["log(1,10)", "3"])
     with pytest.raises(UsageError, match="nothing varies for ewc"):
-        search(plan, tmp_path, 1)
+        search(plan, 1)
 
 
 def test_spaces_are_those_of_each_combination():

@@ -112,6 +112,19 @@ def test_stopped_and_killed_it_goes_on(place):
     assert results(found)["weights_sha256"] == results(place / "long")["weights_sha256"]
 
 
+def test_ctrl_c_while_the_first_run_is_being_forked(place):
+    """Torch is imported for seconds before the first fork, and a run that has just been forked hears no signal."""
+    words = ["sweep", "--name", "early", "--strategy", "naive", *SMALL[4:], "trainer.max_epochs=1000000"]
+    process = subprocess.Popen(command(*words), cwd=place, env=surroundings(), stderr=subprocess.PIPE, text=True)
+    assert "1 runs, 1 to do" in process.stderr.readline()
+    time.sleep(1)  # the import is under way
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130, said
+    assert "stopped with 1 runs to go; the same command goes on" in said
+    assert "failed" not in said
+
+
 def test_select_looks_at_the_first_experiences_alone(place):
     made = clplat(
         "sweep", "--name", "chosen", "--select", "first-1", *SMALL, "scenario.validation=0.1",

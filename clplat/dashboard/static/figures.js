@@ -1,6 +1,8 @@
 // Figures of the server, drawn by plotly in the colours of the page.
 "use strict";
 
+import {fitted} from "/colours.js";
+
 let loading = null;
 
 /** Plotly, fetched when the first figure is drawn: the table does not wait for it. */
@@ -20,15 +22,6 @@ export function isDark() {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-function coloured(layout) {
-  const [back, text, grid] = isDark() ? ["#16181c", "#dddddd", "#3a3d44"] : ["#ffffff", "#222222", "#e5e5e5"];
-  const made = {...layout, paper_bgcolor: back, plot_bgcolor: back, font: {...layout.font, color: text}};
-  for (const name of Object.keys(made)) {
-    if (/^[xy]axis\d*$/.test(name)) made[name] = {...made[name], gridcolor: grid, linecolor: grid};
-  }
-  return {...made, uirevision: "kept"}; // a zoom survives new data
-}
-
 // Without the last two a click would send a figure to plotly's own servers.
 const CONFIG = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"], plotlyServerURL: ""};
 
@@ -46,8 +39,9 @@ export async function draw(place, figures) {
   for (const [i, one] of figures.entries()) {
     const target = parts[i].lastElementChild;
     if (one.figure) {
-      const frames = one.figure.frames;
-      await Plotly.react(target, {data: one.figure.data, layout: coloured(one.figure.layout), config: CONFIG, frames});
+      const {data, layout, frames} = fitted(one.figure, isDark(), place.clientWidth);
+      layout.uirevision = "kept"; // a zoom survives new data
+      await Plotly.react(target, {data, layout, config: CONFIG, frames});
     } else {
       target.textContent = one.reason;
     }
