@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from clplat import faults, optimizer_state, randomness, sharding, signals
+from clplat import faults, gradients, optimizer_state, randomness, sharding, signals
 from clplat.backbones.base import Backbone, State
 from clplat.backbones.encoder import Encoder
 from clplat.backbones.readout import read
@@ -51,10 +51,18 @@ class Output:
 
 @dataclass
 class StepReport:
-    """What one optimiser step did, for records: the global values are made only when somebody asks."""
+    """What one optimiser step did, for records: the global values are made only when somebody asks.
+
+    Args:
+        step: its number over the whole run, from 1.
+        terms: this rank's share of each loss term.
+        grad_norm: the 2-norm of the gradient over all ranks before it was clipped; None where it was not taken (steps
+            that are not written down, without clipping) or where nothing had a gradient.
+    """
 
     step: int
     terms: dict[str, Tensor]
+    grad_norm: Tensor | None = None
 
 
 class Learner(pl.LightningModule):
@@ -204,6 +212,11 @@ class Learner(pl.LightningModule):
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """The current learning rate of each parameter that the running phase's optimiser moves."""
         return {p: float(group["lr"]) for group in self._optimizer().param_groups for p in group["params"]}
+
+    def group_rates(self) -> list[float]:
+        """The current learning rate of each of the optimiser's parameter groups; one where all have the same."""
+        rates = [float(group["lr"]) for group in self._optimizer().param_groups]
+        return rates[:1] if len(set(rates)) == 1 else rates
 
     def batches(self, data: TensorData, size: int = 256) -> Iterator[slice]:
         """Cut a data set into batches and yield those that are this rank's, for a sum over all of the data.
@@ -398,15 +411,18 @@ class Learner(pl.LightningModule):
             factor = self.strategy.lr_factor(self)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
-        if self.settings.clip is not None:
-            (sharding.clip if self.sharded else nn.utils.clip_grad_norm_)(learning, self.settings.clip)
+        clip, length = self.settings.clip, None
+        if clip is not None:
+            length = gradients.clip(learning, clip)
+        elif self.settings.logs(self.step + 1):
+            length = gradients.norm(learning)
         optimizer.step()
         self.zero_grad(set_to_none=True)  # all of them: also those that do not learn now
         self.step += 1
         if own_loss is None:
             self.strategy.after_step(self, batch)
         self.steps.position = position + 1
-        self.on_step(StepReport(self.step, terms))
+        self.on_step(StepReport(self.step, terms, length))
         return torch.stack(list(terms.values())).sum()
 
 

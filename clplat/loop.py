@@ -34,6 +34,8 @@ from clplat.steps import Steps
 from clplat.strategy import Phase
 from clplat.tracking.progress import Display, Silent
 from clplat.tracking.record import Record
+from clplat.tracking.stopwatch import Stopwatch
+from clplat.tracking.use import Use
 
 TRAIN, FINISH, EVALUATE = "train", "finish", "evaluate"
 
@@ -79,8 +81,7 @@ class Run:
         self.number, self.marker, self.phase, self.position = 0, TRAIN, 0, 0
         self.evaluations = Evaluations(learner, scenario, eval_settings, run_dir, self.record)
         self.carried: dict[str, Any] | None = None  # the optimiser's state of the last main phase
-        self.train_seconds = 0.0
-        self._train_started: float | None = None
+        self.watch, self.use = Stopwatch(), Use(self.ranks, self.record.say)
         self._restored_optimizer: dict[str, Any] | None = None
         self._restored_lanes: State = None
         self._restored_recent: list[list[float]] = []
@@ -173,15 +174,18 @@ class Run:
                 learner.restore_optimizer, learner.restore_fitting = self.carried, True
             learner.train()
             trainer = lightning.trainer(self.settings, self.ranks)
-            self._train_started, first = time.monotonic(), self.position
+            self.watch.start(self.position)
             trainer.fit(learner, train_dataloaders=steps)
-            seconds, self._train_started = time.monotonic() - self._train_started, None
-            self.train_seconds += seconds
-            samples = steps.samples(steps.position) - steps.samples(first)
-            self._time(phase.name, seconds, steps=steps.position - first, samples=samples)
+            self.watch.stop()
             if main and self.keep_optimizer_state:
                 self.carried = trainer.optimizers[0].state_dict()
             learner.to(self.ranks.device)  # Lightning takes it back to the CPU
+        elif main and self.keep_optimizer_state and self._restored_optimizer is not None:
+            self.carried = self._restored_optimizer  # it was stopped between its last step and its end
+        if steps.total:
+            first = self.watch.first
+            samples = steps.samples(steps.position) - steps.samples(first)
+            self._time(phase.name, self.watch.phase, steps=steps.position - first, samples=samples)
         self._restored_optimizer = self._restored_lanes = None
         self._restored_recent = []
         learner.data = learner.steps = None
@@ -197,7 +201,7 @@ class Run:
         self._time("finish", time.monotonic() - started)
 
     def _time(self, phase: str, seconds: float, **done: int) -> None:
-        """Write down how long a phase took; of one that was interrupted, the part since then."""
+        """Write down how long a phase took."""
         line = {"event": "phase", "experience": self.number, "phase": phase, **done}
         self.record.timing(**line, seconds=round(seconds, 4))
 
@@ -222,7 +226,7 @@ class Run:
             **cost.sizes(self.learner, state),
             "weights_sha256": weights_sha256(state),
             "seconds": round(self.record.seconds, 3),
-            "train_seconds": round(self.train_seconds, 3),
+            "train_seconds": round(self.watch.total, 3),
             "peak_bytes": cost.peak_bytes(self.ranks.device),
         }
         if reported := self.learner.strategy.report():
@@ -244,11 +248,8 @@ class Run:
         assert steps is not None
         self.position = steps.position
         loss = None
-        if report.step % self.settings.log_every == 0:
-            terms = self._global(report)
-            loss = terms["loss"]
-            phase = steps.phase.name
-            self.record.log(event="train", experience=self.number, phase=phase, step=report.step, terms=terms)
+        if self.settings.logs(report.step):
+            loss = self._log(report, steps.phase.name)
             self.record.heartbeat(experience=self.number, step=report.step)
         self.show.advance(loss)
         if self.eval_settings.every and report.step % self.eval_settings.every == 0:
@@ -259,6 +260,16 @@ class Run:
             if not all(map(math.isfinite, terms.values())):
                 raise self.learner.not_finite(report.step)
             self._save()
+
+    def _log(self, report: StepReport, phase: str) -> float:
+        """Write down what a step did, and what the ranks used meanwhile; returns the loss."""
+        terms = self._global(report)
+        line: dict[str, Any] = {"experience": self.number, "phase": phase, "step": report.step}
+        line["lr"] = self.learner.group_rates()
+        if report.grad_norm is not None:
+            line["grad_norm"] = float(report.grad_norm)
+        self.record.log(self.use.taken(), event="train", **line, terms=terms)
+        return terms["loss"]
 
     def _global(self, report: StepReport) -> dict[str, float]:
         """The step's loss terms over all ranks."""
@@ -282,7 +293,7 @@ class Run:
         if not writes:
             return
         assert self.record.run_dir is not None
-        training = self.train_seconds + (now - self._train_started if self._train_started else 0.0)
+        timed = self.watch.state()
         lengths = self.record.lengths()
         state = {
             "model": model,
@@ -299,7 +310,7 @@ class Run:
                 **self.evaluations.state(),
                 "lengths": lengths,
                 "seconds": self.record.seconds,
-                "train_seconds": training,
+                **timed,
             },
         }
         path = checkpoint.save(
@@ -352,7 +363,7 @@ class Run:
         self.phase, self.position = progress["phase"], progress["position"]
         self.evaluations.load(progress)
         self._restored_recent = progress.get("recent", [])  # there since training can end by a criterion
-        self.train_seconds = progress["train_seconds"]
+        self.watch.load(progress)
         if self.number >= self.stop_after:
             raise UsageError(
                 f"it cannot stop after {self.stop_after} experiences: {self.number} have been learned already, and "

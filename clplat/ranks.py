@@ -93,6 +93,15 @@ class Ranks:
         whole[self.part(n_global)] = local.detach()
         return self.all_reduce(whole)
 
+    def each(self, values: list[float]) -> list[list[float]]:
+        """The numbers of all ranks, a row for each."""
+        if self.world == 1:
+            return [values]
+        found = torch.zeros(self.world, len(values), dtype=torch.float64, device=self.device)
+        found[self.rank] = torch.tensor(values, dtype=torch.float64)
+        rows: list[list[float]] = self.all_reduce(found).tolist()
+        return rows
+
     def largest(self, value: int) -> int:
         """The largest of the ranks' values."""
         if self.world == 1:

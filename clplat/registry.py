@@ -15,6 +15,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import metadata
@@ -206,9 +207,19 @@ def _files(group: str) -> dict[str, Path]:
     """Name -> file of each entry of a group."""
     if group not in GROUPS:
         raise UsageError(f"there is no group '{group}'.{suggestion(group, GROUPS)}")
-    found: dict[str, Path] = {}
-    problems = []
-    for folder in (*_installed(), *_added):
+    known = _built_in(group)
+    return dict(sorted(_listed(group, _added, known).items())) if _added else known
+
+
+@cache
+def _built_in(group: str) -> dict[str, Path]:
+    """Of the folders that stay as they are while a process lives, sorted by name."""
+    return dict(sorted(_listed(group, _installed(), {}).items()))
+
+
+def _listed(group: str, folders: Iterable[Path], known: Mapping[str, Path]) -> dict[str, Path]:
+    found, problems = dict(known), []
+    for folder in folders:
         for path in sorted((folder / group).glob("*.yaml")):
             name = path.stem
             if not _NAME.fullmatch(name):
@@ -218,7 +229,7 @@ def _files(group: str) -> dict[str, Path]:
             found[name] = path
     if problems:
         raise UsageError(*problems)
-    return dict(sorted(found.items()))
+    return found
 
 
 @cache

@@ -38,10 +38,12 @@ class TrainerSettings:
         checkpoint_every: optimiser steps between checkpoints inside an experience; 0 saves at its ends only.
         keep_last: how many checkpoints to keep.
         keep_boundaries: keep the checkpoint at the end of each experience as well, for `fit --from RUN --start-from K`.
-        log_every: optimiser steps between training-loss records.
+        log_every: optimiser steps between records of training: loss terms, learning rate, gradient norm, use of the
+            machine.
         dispatch: optimiser steps that run in one call from Lightning; larger costs less overhead.
         progress: what is shown; auto shows bars on a terminal and plain lines elsewhere, none only the summary at the
-            end, quiet nothing but errors, json nothing but one JSON object with the results.
+            end, quiet nothing but errors, json nothing but one JSON object with the results, or with how a signal
+            stopped the run.
     """
 
     max_epochs: int = 5
@@ -64,6 +66,10 @@ class TrainerSettings:
     log_every: int = 20
     dispatch: int = 16
     progress: Literal["auto", "bars", "lines", "none", "quiet", "json"] = "auto"
+
+    def logs(self, step: int) -> bool:
+        """Whether an optimiser step is one that is written down."""
+        return step % self.log_every == 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,16 +87,6 @@ def cut_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
-    """Scale all gradients down so that their 2-norm, over the pieces of all ranks, is at most ``largest``."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = total(sum_pieces(g.square() for g in gradients if is_cut(g))).detach()
-    squares = squares + sum(g.square().sum() for g in gradients if not is_cut(g))
-    scale = (largest / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        local(gradient).mul_(scale)
-
-
 def sum_pieces(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of all elements of this rank's pieces."""
     return torch.stack([local(tensor).sum() for tensor in tensors] or [torch.zeros(())]).sum()

@@ -99,9 +99,12 @@ def _run(run_dir: Path, record: Record) -> int:
     except BaseException as error:
         # Lightning turns a KeyboardInterrupt, which the second Ctrl-C raises, into a SystemExit.
         if isinstance(error, Preempted) or signals.interrupted():
+            code = error.exit_code if isinstance(error, Preempted) else EXIT_INTERRUPTED
             record.status("preempted")
             record.say(f"stopped by a signal; go on with: {go_on}")
-            return error.exit_code if isinstance(error, Preempted) else EXIT_INTERRUPTED
+            if first:
+                closing.show_stopped(run_dir, code, config["trainer"]["progress"])
+            return code
         with contextlib.suppress(RunFailedError, OSError):  # the directory may be what failed
             kind = "" if isinstance(error, ClplatError) else f"{type(error).__name__}: "
             if not refused:  # then the run is what it was

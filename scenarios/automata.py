@@ -68,6 +68,7 @@ class ICLLRegBench(Scenario):
     symbol that the automaton allows: :func:`clplat.metrics.in_context.validity` with ``legal(e)``, where the separator
     never counts as a question since strings end at random; its total variation distance to the true probabilities is
     :func:`clplat.metrics.in_context.total_variation`, and its n-gram baseline :func:`clplat.metrics.in_context.ngram`.
+    Its n-gram heads are an option of every backbone of blocks (``backbone.ngrams=3``).
     Slices: ``symbols`` asks only for steps at which a symbol comes, ``late`` only for the last quarter of those.
 
     As a stream (domain-incremental) the experiences are

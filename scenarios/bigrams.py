@@ -44,7 +44,8 @@ class BigramTrigger(Scenario):
     - random: with triggers that are drawn from the unigram anew in each sequence, so that experiences are alike;
     - language: with bigrams of their own each, and the same numbers as triggers (not for a text).
 
-    Published: T = 256, about 5 triggers, batches of 512 fresh sequences.
+    :mod:`clplat.metrics.induction` has the paper's small transformer, the weights that solve this by hand, and what its
+    matrices recall along training. Published: T = 256, about 5 triggers, batches of 512 fresh sequences.
 
     Args:
         experiences: how many.

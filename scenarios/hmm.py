@@ -40,8 +40,8 @@ class HMMEmission(Scenario):
     Success is bits for a symbol. The best that is attainable is the Bayes filter
     (:func:`clplat.metrics.predictors.hidden_markov` with ``models[e]``: start, transitions and emissions). What the
     paper itself asks, that a network driven by noise alone makes sequences of the same statistics, is measured by
-    :func:`statistics`; its training by a Sinkhorn divergence between generated and given sequences is not a stream's
-    and not built here. Short sequences of a slow chain occur in train and in test, as by chance.
+    :func:`statistics`; the network and its training by a Sinkhorn divergence are in :mod:`clplat.metrics.noise_driven`.
+    Short sequences of a slow chain occur in train and in test, as by chance.
 
     Args:
         experiences: how many.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as nnf
 from torch import Generator, Tensor
 
 from clplat.errors import UsageError
+from clplat.metrics.regression import ridge
 from clplat.randomness import generator
 from clplat.scenario import Scenario, Spec, TensorData
 from clplat.scenarios.generated import at_least, streams
@@ -28,9 +30,10 @@ class LinearRegression(Scenario):
     - joined: the vectors are (x_i, y_i) for all but the last, which is (x_P, 0), T = P; only its value is asked.
 
     Success is the mean squared error. With nothing known it is spread^2 trace(C) + noise^2. Least squares is best
-    without noise from P > dim on; ridge with penalty noise^2 / spread^2 is Bayes' estimator in all cases. These and
-    gradient descent and neighbours are in :mod:`clplat.metrics.regression`, to tell by the squared prediction
-    difference which of them a network does; ``problems(e)`` gives the points and values of a test experience.
+    without noise from P > dim on; ridge with penalty noise^2 / spread^2 is Bayes' estimator in all cases, and what it
+    says of a test experience is ``optimum(e)``. These and gradient descent and neighbours are in
+    :mod:`clplat.metrics.regression`, to tell by the squared prediction difference which of them a network does;
+    ``problems(e)`` gives the points and values of a test experience.
 
     As a stream (domain-incremental) the experiences are
 
@@ -78,19 +81,24 @@ class LinearRegression(Scenario):
             problems.append("scenario.noise=0: a stream of growing noise needs some")
         if problems:
             raise UsageError(*problems)
-        self.form = form
+        self.form, self.spread = form, spread
+        self.noise = [
+            noise * e / (experiences - 1) if stream == "noise" and experiences > 1 else noise
+            for e in range(experiences)
+        ]
+        self.mean = [torch.zeros(dim) for _ in range(experiences)]  # of the weights
+        root = [torch.eye(dim) for _ in range(experiences)]  # of the covariance of points
+        for e in range(1, experiences):
+            own = generator(seed, "linear-regression/experience", e)
+            if stream == "weights":
+                self.mean[e] = nnf.normalize(torch.randn(dim, generator=own), dim=0) * 2 * spread * dim**0.5
+            if stream == "covariance":
+                root[e] = _root(dim, condition, own)
 
         def make(e: int, part: str, n: int, source: Generator) -> TensorData:
-            deviation = noise * e / (experiences - 1) if stream == "noise" and experiences > 1 else noise
-            own = generator(seed, "linear-regression/experience", e)
-            mean_D, root_DD = torch.zeros(dim), torch.eye(dim)
-            if e and stream == "weights":
-                mean_D = torch.nn.functional.normalize(torch.randn(dim, generator=own), dim=0) * 2 * spread * dim**0.5
-            if e and stream == "covariance":
-                root_DD = _root(dim, condition, own)
-            w_N1D = mean_D + spread * torch.randn(n, 1, dim, generator=source)
-            x_NPD = torch.randn(n, pairs, dim, generator=source) @ root_DD.T
-            y_NP = (w_N1D * x_NPD).sum(-1) + deviation * torch.randn(n, pairs, generator=source)
+            w_N1D = self.mean[e] + spread * torch.randn(n, 1, dim, generator=source)
+            x_NPD = torch.randn(n, pairs, dim, generator=source) @ root[e].T
+            y_NP = (w_N1D * x_NPD).sum(-1) + self.noise[e] * torch.randn(n, pairs, generator=source)
             return TensorData(*(interleaved if form == "pairs" else joined)(x_NPD, y_NP))
 
         T = 2 * pairs if form == "pairs" else pairs
@@ -103,6 +111,14 @@ class LinearRegression(Scenario):
         if self.form == "pairs":
             return data.x[:, ::2, :-1], data.y[:, ::2, 0]
         return data.x[..., :-1], torch.cat([data.x[:, :-1, -1], data.y[:, -1]], 1)
+
+    def optimum(self, e: int) -> Tensor:
+        """What Bayes' estimator, which knows how weights and noise were drawn, predicts for each value of a test
+        experience from the pairs before it, (N, P): ridge towards the mean weights m, with penalty noise^2 / spread^2.
+        """
+        x_NPD, y_NP = (part.double() for part in self.problems(e))
+        usual_NP = x_NPD @ self.mean[e].double()
+        return usual_NP + ridge(x_NPD, y_NP - usual_NP, (self.noise[e] / self.spread) ** 2)
 
 
 def interleaved(x_NPD: Tensor, y_NP: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,13 @@ class CenterLoss(BoundaryKeeping):
     and alpha are not given for continual learning in what we could read: alpha is Wen et al.'s, lambda our choice. With
     rehearsal in a combination the term counts for the rehearsed samples too.
 
+    Its home are streams whose classes stay while inputs change, as in the paper. Where classes are new, no old centre
+    draws anything; the term only packs each new class together, and the network forgets more for it, not less. Measured
+    (one seed, ACC; learning accuracy), for lambda 0, which is naive, 0.01, 0.1 and 1: digits turned by 0, 30 and 60
+    degrees, an MLP: 0.555; 0.951, 0.574; 0.966, 0.592; 0.976 and 0.599; 0.984. Split digits with a head for each task,
+    the default transformer: 0.975; 0.997, 0.822; 0.997, 0.761; 0.983 and, over five seeds, 0.557; 0.752: there the pull
+    over all features is larger than the cross-entropy.
+
     Args:
         strength: lambda, weight of the distance.
         rate: alpha, how fast centres move, between 0 and 1.
@@ -41,7 +48,7 @@ class CenterLoss(BoundaryKeeping):
 
     needs = ("boundaries", "classes")
 
-    def __init__(self, *, strength: float = 1.0, rate: float = 0.5) -> None:
+    def __init__(self, *, strength: float = 0.1, rate: float = 0.5) -> None:
         super().__init__()
         if strength < 0 or not 0 <= rate <= 1:
             raise UsageError(f"center-loss: strength={strength} >= 0 and 0 <= rate={rate} <= 1 are needed")

@@ -26,6 +26,11 @@ class TemporaryForgetting(Strategy):
     draw is the one that the table is initialised with. The optimiser takes the new table as a new parameter, with no
     moments and no count of steps, and goes on as before with all others (the released code clears the moments of all).
 
+    Measured here is that facts stay out of the weights while the table is reset. The paper's own probes (held-out
+    tokens under a random table, known nouns in the place of adjectives) are not: they need its stream of nouns and
+    adjectives and an output layer tied to the table, so that a token that was never trained can be answered; our heads
+    are not tied.
+
     Args:
         every: K, steps between two resets; the authors take 1000 for active and 10 for temporary forgetting.
         until: N, the last step after which the table may be reset; null never stops.

@@ -33,8 +33,21 @@ class VCL(Variational):
     q_0 is N(0, prior_variance). The network's own weights are the means; each step draws ``samples`` sets of weights,
     the same for the whole batch. Where each task has a head, only the current task's is in the divergence: heads of old
     tasks stay as they are, those of tasks to come start from q_0. Means start from maximum-likelihood training on the
-    first experience and variances small, as in the authors' code; large ones drive weights to the prior. Evaluation
-    averages the softmax over ``test_samples`` sets of weights (the authors: 100), always the same.
+    first experience. Evaluation averages the softmax over ``test_samples`` sets of weights (the authors: 100), always
+    the same.
+
+    Variances start at exp(log_variance), by default exp(-6), as in the authors' code. There networks train for 100
+    epochs and more; in a short run that start decides, since Adam changes a log variance by about the learning rate in
+    a step (by 0.3 to 0.5 over 40 epochs of permuted digits). It does two things at once: weights carry noise of that
+    variance v, and where the posterior of before is the prior, moving a mean by d costs d^2 / (2 v N_t). So smaller
+    ones learn the first task better and hold every later one to it. Measured (one seed, ACC; learning accuracy):
+
+    - split digits with a head for each task, the default transformer, 5 epochs: naive 0.975; 0.997, at -6 0.933; 0.944,
+      at -13.8 (a variance of 1e-6) 0.975; 0.975, without forgetting;
+    - permuted digits with one head, an MLP of width 64, 10 epochs: naive 0.432; 0.921, at -6 0.564; 0.815, at -8 0.433;
+      0.525.
+
+    Where heads are per task and training is short, ``log_variance=-13.8`` is the better choice.
 
     With a coreset (algorithm 1), random samples of each experience are left out of its training. After it a copy of q_t
     is trained on all coresets together, with q_t as its prior, and answers in evaluation; q_t itself goes on without.

@@ -8,6 +8,7 @@ from torch import nn
 from clplat import registry
 from clplat.fisher import FisherBatch, coverage, diagonal_fisher, naive_fisher
 from clplat.heads import StackedLinear
+from tests.backbones.helpers import each_name
 
 KINDS = ("exact", "sampled", "empirical", "batched", "sensitivity")
 N, T, D, C = 7, 5, 6, 4
@@ -553,7 +554,7 @@ def test_single_precision_stays_on_hooks():
 SMALL = {"hidden": 8, "dim": 8, "heads": 2, "layers": 2}
 
 
-@pytest.mark.parametrize("name", sorted(registry.entries("backbone")))
+@pytest.mark.parametrize("name", each_name())
 def test_every_backbone(name):
     entry = registry.entries("backbone")[name]
     small = {key: value for key, value in SMALL.items() if key in entry.options}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clplat.tracking.record import lines
 from tests import cases, harness
 
 # A causal transformer, since what is cut is its blocks.
@@ -34,6 +35,11 @@ def test_cut_weights_end_where_whole_ones_end(strategy: str, tmp_path: Path) -> 
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9 * scale, msg=lambda m, n=name: f"{n}: {m}")
     assert harness.results(cut)["matrix"] == harness.results(single)["matrix"]
     assert harness.results(cut)["stored_bytes"] == harness.results(single)["stored_bytes"]
+    norms = [
+        [line["grad_norm"] for line in lines(run, "metrics.jsonl") if "grad_norm" in line] for run in (single, cut)
+    ]
+    assert norms[0]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-9)
 
 
 def test_a_rank_holds_a_piece_only(tmp_path: Path) -> None:

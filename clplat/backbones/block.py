@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from clplat.backbones.attention.ngram import NGramHeads
 from clplat.backbones.base import Backbone, Prefix, State, blank, require
 from clplat.backbones.conv.short import ShortConv
 from clplat.backbones.dropout import Dropout
@@ -186,7 +187,8 @@ class Block(nn.Module):
 
 
 class Stack(Backbone):
-    """Input projection, blocks, final norm: (B, T, input_size) -> (B, T, dim). The state is a list, one per block.
+    """Input projection, blocks, final norm: (B, T, input_size) -> (B, T, dim). The state is a list, one per block, and
+    that of the n-gram heads behind them where there are any.
 
     A subclass chooses the mixers, documents its own options and passes the others on.
 
@@ -199,6 +201,8 @@ class Stack(Backbone):
         norm: kind of the norms: layer or rms.
         mlp: kind of the blocks' MLPs: gelu, swiglu, or none for blocks of a mixer alone.
         conv: width in steps of a causal depthwise convolution with SiLU in front of each mixer; 0 for none.
+        ngrams: largest n of the n-gram heads in front of the first block, for sequences of tokens; 0 for none. See
+            :class:`clplat.backbones.attention.ngram.NGramHeads`.
     """
 
     def __init__(
@@ -213,13 +217,16 @@ class Stack(Backbone):
         norm: Norm = "layer",
         mlp: Feedforward = "gelu",
         conv: int = 0,
+        ngrams: int = 0,
     ) -> None:
         super().__init__()
         require(dim >= 1, f"dim must be at least 1, not {dim}")
         require(layers >= 1, f"a stack of blocks needs at least one layer, not {layers}")
         require(conv >= 0, f"conv must be 0 or a width in steps, not {conv}")
+        require(ngrams >= 0, f"ngrams must be 0 or the largest n, not {ngrams}")
         self.input_size, self.output_size = input_size, dim
         self.embed = nn.Linear(input_size, dim)
+        self.ngram_heads = NGramHeads(input_size, dim, ngrams) if ngrams else None
         mixers = [make_mixer(dim, number) for number in range(layers)]
         if conv:
             mixers = [Convolved(dim, conv, mixer) for mixer in mixers]
@@ -236,11 +243,16 @@ class Stack(Backbone):
         reset_BT: Tensor | None = None,
         mask_BT: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        h_BTD, after = self.embed(blank(x_BTD, mask_BT)), []
+        x_BTD = blank(x_BTD, mask_BT)
+        h_BTD, after, looked_up = self.embed(x_BTD), [], []
+        if self.ngram_heads is not None:
+            before = state[-1] if state is not None else None
+            h_BTD, seen = self.ngram_heads(x_BTD, h_BTD, before, reset_BT=reset_BT, mask_BT=mask_BT)
+            looked_up = [seen]
         for i, block in enumerate(self.blocks):
             h_BTD, part = block(h_BTD, state[i] if state is not None else None, reset_BT=reset_BT, mask_BT=mask_BT)
             after.append(part)
-        return blank(self.norm(h_BTD), mask_BT), after
+        return blank(self.norm(h_BTD), mask_BT), after + looked_up
 
     @property
     def mixers(self) -> list[Mixer]:
@@ -250,10 +262,15 @@ class Stack(Backbone):
     def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
         weight = self.embed.weight
         device, dtype = device or weight.device, dtype or weight.dtype
-        return [mixer.init_state(batch, device=device, dtype=dtype) for mixer in self.mixers]
+        return [part.init_state(batch, device=device, dtype=dtype) for part in self._remembering]
 
     def state_size(self, T: int) -> int:
-        return sum(mixer.state_size(T) for mixer in self.mixers)
+        return sum(part.state_size(T) for part in self._remembering)
+
+    @property
+    def _remembering(self) -> list[Mixer | NGramHeads]:
+        """What has a part of the state, in order."""
+        return [*self.mixers, *([] if self.ngram_heads is None else [self.ngram_heads])]
 
     def hidden(self) -> list[tuple[str, str]]:
         plain = [i for i, block in enumerate(self.blocks) if isinstance(block.mlp, nn.Sequential)]
@@ -278,7 +295,7 @@ class Stack(Backbone):
 
     def enter(self, x_BTD: Tensor) -> Tensor:
         h_BTW: Tensor = self.embed(x_BTD)
-        return h_BTW
+        return h_BTW if self.ngram_heads is None else self.ngram_heads(x_BTD, h_BTW)[0]
 
     def layer(self, number: int, h_BTW: Tensor, prefix: Prefix | None = None) -> Tensor:
         require(prefix is None or self.takes_prefix, f"{type(self).__name__} takes no prefix")

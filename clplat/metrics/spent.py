@@ -51,7 +51,8 @@ def _events(run: Evidence, event: str) -> list[dict[str, Any]]:
 
 def seconds_by_phase(run: Evidence) -> dict[str, float]:
     """Seconds in each phase of training, in finishing experiences, in evaluating and in writing checkpoints. Looks and
-    checkpoints inside training count to its phase as well; what was computed twice after a stop counts once."""
+    checkpoints inside training count to its phase as well; what was computed twice after a stop counts once. The
+    writing of a checkpoint that the run went on from is not in it."""
     found: dict[str, float] = {}
     for line in _events(run, "phase"):
         found[line["phase"]] = found.get(line["phase"], 0.0) + line["seconds"]
@@ -61,8 +62,7 @@ def seconds_by_phase(run: Evidence) -> dict[str, float]:
 
 
 def samples_per_second(run: Evidence) -> float:
-    """Samples of the stream that were trained on in a second, over all phases; rehearsed ones are not counted, and what
-    was interrupted is left out."""
+    """Samples of the stream that were trained on in a second, over all phases; rehearsed ones are not counted."""
     trained = [line for line in _events(run, "phase") if line.get("samples")]
     seconds = sum(line["seconds"] for line in trained)
     if not seconds:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clplat.report.runs import RunData
-from clplat.report.values import mapping, number, text, whole
+from clplat.report.values import mapping, number, numbers, text, whole
+from clplat.tracking.names import usage
 
 END_OF_CALENDARS = 250_000_000_000.0  # before the year 10,000
 
@@ -37,6 +38,20 @@ def spent(run: RunData) -> list[Spent]:
         if line.get("event") in ("phase", "evaluate") and type(experience) is int and seconds is not None:
             phase = text(line.get("phase", "evaluate"))
             found.append(Spent(experience, phase, seconds, whole(line.get("samples"))))
+    return found
+
+
+def used(run: RunData) -> dict[str, tuple[list[int], list[float | None]]]:
+    """What the ranks used of their machines, from ``timings.jsonl``: by name (``cpu``, or ``cpu/<rank>``, ...) the
+    optimiser steps and the values."""
+    found: dict[str, tuple[list[int], list[float | None]]] = {}
+    for line in run.timings:
+        step = whole(line.get("step"))
+        if line.get("event") == "use" and step is not None:
+            for name, value in numbers(usage(line)).items():
+                steps, curve = found.setdefault(name, ([], []))
+                steps.append(step)
+                curve.append(value)
     return found
 
 

@@ -21,7 +21,7 @@ COLUMNS = (
     "scenario",
     "seed",
     "status",
-    "kind",  # evaluation, look (inside an experience), train, summary or cost
+    "kind",  # evaluation, look (inside an experience), train (loss terms), optim (learning rate, ...), summary or cost
     "after",  # experiences that have ended
     "on",  # the experience that was evaluated
     "step",
@@ -58,9 +58,10 @@ def _values(run: RunData) -> Iterator[Value]:
     for look in run.looks:
         for j, value in enumerate(look.row, 1):
             yield "look", look.experience, j, look.step, run.metric, value
-    for name, column in run.training.terms.items():
-        for experience, step, value in zip(run.training.experience, run.training.step, column, strict=True):
-            yield "train", experience, None, step, name, None if math.isnan(value) else value
+    for kind, columns in (("train", run.training.terms), ("optim", run.training.optim)):
+        for name, column in columns.items():
+            for experience, step, value in zip(run.training.experience, run.training.step, column, strict=True):
+                yield kind, experience, None, step, name, None if math.isnan(value) else value
     for name, value in run.summary.items():
         yield "summary", len(run.matrix), None, run.steps, name, value
     yield "cost", len(run.matrix), None, run.steps, "seconds", run.seconds

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from clplat.tracking.names import optimisation
+
 Row = list[float | None]
 
 LARGEST = 2**53  # whole numbers up to here are the same in JSON, in a browser and in floating point
@@ -65,12 +67,14 @@ class Training:
         step, experience: of each line.
         phase: of each line.
         terms: the value of each loss term; NaN on lines that do not have it.
+        optim: likewise the learning rate (``lr``, or ``lr/<group>``) and the norm of the gradient (``grad_norm``).
     """
 
     step: array[int] = field(default_factory=lambda: array("q"))
     experience: array[int] = field(default_factory=lambda: array("q"))
     phase: list[str] = field(default_factory=list)
     terms: dict[str, array[float]] = field(default_factory=dict)
+    optim: dict[str, array[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.step)
@@ -84,19 +88,25 @@ class Training:
         step, experience, terms = whole(line.get("step")), whole(line.get("experience")), line.get("terms")
         if step is None or experience is None or not isinstance(terms, Mapping):
             raise ValueError("not a line of training")
-        n = len(self)
-        found = numbers(terms)
-        for name in found:
-            if name not in self.terms:
-                self.terms[name] = array("d", [math.nan]) * n
-        for name, column in self.terms.items():
-            value = found.get(name)
-            column.append(math.nan if value is None else value)
+        for columns, found in ((self.terms, numbers(terms)), (self.optim, numbers(optimisation(line)))):
+            for name in found:
+                if name not in columns:
+                    columns[name] = array("d", [math.nan]) * len(self)
+            for name, column in columns.items():
+                value = found.get(name)
+                column.append(math.nan if value is None else value)
         self.step.append(step)
         self.experience.append(experience)
         self.phase.append(text(line.get("phase", "train")))
 
     def curve(self, name: str) -> Iterator[tuple[int, float | None]]:
         """A term over the steps at which it was written down; None where it was not finite, as a gap in the curve."""
-        for step, value in zip(self.step, self.terms[name], strict=True):
+        return self._over_steps(self.terms[name])
+
+    def optim_curve(self, name: str) -> Iterator[tuple[int, float | None]]:
+        """Likewise a learning rate or the norm of the gradient."""
+        return self._over_steps(self.optim[name])
+
+    def _over_steps(self, column: array[float]) -> Iterator[tuple[int, float | None]]:
+        for step, value in zip(self.step, column, strict=True):
             yield step, None if math.isnan(value) else value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clplat.errors import UsageError
 from clplat.metrics.evidence import NotMeasuredError
-from clplat.report import figures, figures_answers, figures_compare, figures_record
+from clplat.report import figures, figures_answers, figures_compare, figures_record, figures_system
 from clplat.report.figures import Figure
 from clplat.report.runs import RunData, text
 
@@ -76,5 +76,6 @@ VIEWS = (
     _each("importance", "Importances by parameter", figures_record.importance),
     _each("seconds", "Seconds by phase", figures_record.seconds),
     _each("throughput", "Samples a second", figures_record.throughput),
+    _each("system", "Learning rate, gradient norm, use of the machine", figures_system.system),
     _each("jobs", "Starts of the run", figures_record.jobs),
 )

@@ -27,6 +27,13 @@ def show(results: Mapping[str, Any], run_dir: Path, progress: str) -> None:
         print_summary(results, run_dir)
 
 
+def show_stopped(run_dir: Path, code: int, progress: str) -> None:
+    """Tell on standard output that a signal stopped a run, where that is to be told as JSON: what ``status.json`` says
+    of it, and what the process ends with (130 after Ctrl-C, else 75)."""
+    if progress == "json":
+        print(json.dumps({"run": str(run_dir), "status": "preempted", "exit_code": code}, indent=2), flush=True)
+
+
 def print_summary(results: Mapping[str, Any], run_dir: Path) -> None:
     """The matrix, the summary, time and memory, best and worst task, and three commands that make sense now."""
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)

@@ -15,7 +15,9 @@ Row = Sequence[float | None]
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a line of ``metrics.jsonl`` by name; what was not measured (null) is left out.
 
-    A training line gives ``train/<term>``, or ``train/<phase>/<term>`` in a phase of a strategy's own. An evaluation
+    A training line gives ``train/<term>``, or ``train/<phase>/<term>`` in a phase of a strategy's own, ``optim/lr`` and
+    ``optim/grad_norm``, and ``system/<name>`` of the use of the machine. Where there are several learning rates, or
+    several ranks, each is ``.../<number>``, from 0. An evaluation
     gives ``eval/task/<j>`` and ``eval/loss/<j>`` for each evaluated experience j, ``eval/<name>`` for each summary
     metric over the experiences so far, and ``eval/average_seen``. A look inside training (``eval.every``) gives
     ``train/look/<j>``, a probe ``eval/<probe>/<name>``.
@@ -24,6 +26,8 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     if line.get("event") == "train":
         prefix = "train" if line.get("phase", "train") == "train" else f"train/{line['phase']}"
         found = {f"{prefix}/{name}": value for name, value in line["terms"].items()}
+        found |= {f"optim/{name}": value for name, value in optimisation(line).items()}
+        found |= {f"system/{name}": value for name, value in usage(line).items()}
     elif line.get("event") == "evaluate":
         found = {f"eval/task/{j}": value for j, value in enumerate(matrix_row(line))}
         found |= {f"eval/loss/{j}": value for j, value in enumerate(line.get("test_loss", ()))}
@@ -34,6 +38,26 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     elif line.get("event") == "probe":
         found = {f"eval/{line['probe']}/{name}": value for name, value in line["values"].items()}
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def optimisation(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training line says of the optimiser step beside the loss: ``lr``, or ``lr/<group>``, and ``grad_norm``."""
+    found = _numbered("lr", line.get("lr"))
+    return {**found, "grad_norm": line["grad_norm"]} if "grad_norm" in line else found
+
+
+def usage(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line has of the ``use`` of the machine: ``<name>``, or ``<name>/<rank>``."""
+    use = line.get("use")
+    parts = [_numbered(name, values) for name, values in use.items()] if isinstance(use, Mapping) else []
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _numbered(name: str, values: Any) -> dict[str, Any]:
+    """One value by its name alone, several by their numbers too."""
+    if not isinstance(values, list):
+        return {}
+    return {name: values[0]} if len(values) == 1 else {f"{name}/{number}": value for number, value in enumerate(values)}
 
 
 def matrix_row(line: Mapping[str, Any]) -> Row:
@@ -47,25 +71,37 @@ def cells(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, int, float]]:
 
 
 def outcome(run_dir: Path) -> dict[str, float | str]:
-    """What is known of a run that has ended, as plain values by name: one row of a table of runs.
+    """What is known of a run that has ended, as plain values by name: one row of a table of runs. What the run says
+    itself (:func:`results`), and what was measured of it later (:func:`later`)."""
+    return {**results(run_dir), **later(run_dir)}
 
-    The texts and numbers of ``results.json`` and its summary metrics, the metrics that follow from what the run spent,
-    those that were added later, and ``probe/<probe>/<name>``. Of what has parts, each is ``<name>/<part>``; what was
-    not measured is left out.
-    """
+
+def results(run_dir: Path) -> dict[str, float | str]:
+    """The texts and numbers of ``results.json`` and its summary metrics, and the metrics that follow from what the run
+    spent. Of what has parts, each is ``<name>/<part>``; what was not measured is left out."""
     from clplat.metrics import catalogue, runs
 
     known, run = runs.evidence(run_dir)
     spent, _ = catalogue.compute(catalogue.having("record"), known)
     texts = {name: value for name, value in known.results.items() if isinstance(value, str)}
-    values = {**known.results, **run.summary, **spent, **runs.added(run_dir, known.n)["values"]}
+    values = {**known.results, **run.summary, **spent}
+    values = {key: value for key, value in values.items() if key not in _NO_METRICS}
+    return {"status": run.status, **texts, **dict(_flat(values))}
+
+
+def later(run_dir: Path) -> dict[str, float | str]:
+    """Metrics that were added to a run (``clplat metrics --add``) and ``probe/<probe>/<name>`` (``clplat probe``), with
+    names as in :func:`results`."""
+    from clplat.metrics import runs
+
+    known, _ = runs.evidence(run_dir)
+    values = dict(runs.added(run_dir, known.n)["values"])
     for path in sorted((run_dir / "probes").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, RecursionError):
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, Mapping):
                 values[f"probe/{path.stem}"] = {key: value for key, value in content.items() if _is_number(value)}
-    values = {key: value for key, value in values.items() if key not in _NO_METRICS}
-    return {"status": run.status, **texts, **dict(_flat(values))}
+    return dict(_flat(values))
 
 
 _NO_METRICS = ("summary", "reasons", "strategy")  # parts of results.json that are told otherwise, or are texts

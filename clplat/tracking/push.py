@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ from clplat import yamlfile
 from clplat.errors import ClplatError, RunFailedError
 from clplat.tracking import directory
 from clplat.tracking.mirrors.wandb import WandbMirror
-from clplat.tracking.record import lines
+from clplat.tracking.names import later
+from clplat.tracking.record import shown_lines
 
 NOTE = Path("wandb") / "pushed.json"  # what was pushed where, so that it is not pushed again
 ENDED = ("done", "stopped")
+SHOWN = {  # the files that are shown as a run of each job type
+    "train": ("config.yaml", "metrics.jsonl", "timings.jsonl", "results.json"),
+    "eval": ("metrics.json", "probes/*.json"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Target:
     offline: bool
 
     def note(self, run_dir: Path) -> dict[str, Any]:
-        """What is written down of a push: where to, and what the run held."""
-        return {"project": self.project, "entity": self.entity, "offline": self.offline, "content": _digest(run_dir)}
+        """What is written down of a push: where to, and what the run held, for each job type."""
+        content = {job: _digest(found) for job, files in SHOWN.items() if (found := _there(run_dir, files))}
+        return {"project": self.project, "entity": self.entity, "offline": self.offline, **content}
 
 
 def state(run_dir: Path, target: Target) -> str:
@@ -38,11 +44,16 @@ def state(run_dir: Path, target: Target) -> str:
     status = directory.read_status(run_dir)["status"]
     if status not in ENDED or directory.is_locked(run_dir):
         return f"not ended: {status}"
+    return "there already" if _before(run_dir) == target.note(run_dir) else "push"
+
+
+def _before(run_dir: Path) -> dict[str, Any]:
+    """What was written down of the last push."""
     try:
-        before = json.loads((run_dir / NOTE).read_text(encoding="utf-8"))
+        found = json.loads((run_dir / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        before = None
-    return "there already" if before == target.note(run_dir) else "push"
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class _Sending(WandbMirror):
@@ -53,18 +64,25 @@ class _Sending(WandbMirror):
 
 
 def push(run_dir: Path, target: Target) -> None:
-    """Show a run that has ended in W&B as its logger would have. A run that W&B knows gets what it does not have yet.
+    """Show a run that has ended in W&B as its logger would have, and what was measured of it since as a run beside it
+    (job type ``eval``). Of the two what has changed since the last push is sent, and a run that W&B knows gets what it
+    does not have yet.
 
     Raises:
         RunFailedError: W&B cannot be reached, or took not all of it; or the run directory cannot be read.
         MissingError: no API key is configured.
     """
-    note = target.note(run_dir)
+    note, before = target.note(run_dir), _before(run_dir)
+    elsewhere = any(note[key] != before.get(key) for key in ("project", "entity", "offline"))
+    changed = [job for job in SHOWN if job in note and (elsewhere or note[job] != before.get(job))]
     config = yamlfile.read(run_dir / "config.yaml")[0]
     mirror = _Sending(project=target.project, entity=target.entity, mode="offline" if target.offline else "online")
     try:
-        mirror.start(run_dir, config, lines(run_dir, "metrics.jsonl"))
-        mirror.finish(directory.results(run_dir) or {})
+        if "train" in changed:
+            mirror.start(run_dir, config, shown_lines(run_dir))
+            mirror.finish(directory.results(run_dir) or {})
+        if "eval" in changed and (values := later(run_dir)):
+            mirror.measured(run_dir, config, values)
     except ClplatError:
         raise
     except Exception as error:  # W&B's own errors are of many kinds, and so is what a damaged record leads to
@@ -74,15 +92,12 @@ def push(run_dir: Path, target: Target) -> None:
     directory.write_atomic(run_dir / NOTE, json.dumps(note) + "\n")
 
 
-def _digest(run_dir: Path) -> str:
-    """Of all that is shown of a run."""
+def _there(run_dir: Path, patterns: Sequence[str]) -> list[Path]:
+    return sorted(path for pattern in patterns for path in run_dir.glob(pattern) if path.is_file())
+
+
+def _digest(paths: Sequence[Path]) -> str:
     found = hashlib.blake2b(digest_size=16)
-    for path in _shown(run_dir):
+    for path in paths:
         found.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return found.hexdigest()
-
-
-def _shown(run_dir: Path) -> Iterator[Path]:
-    names = ("config.yaml", "metrics.jsonl", "timings.jsonl", "results.json", "metrics.json")
-    yield from (run_dir / name for name in names if (run_dir / name).is_file())
-    yield from sorted(path for path in (run_dir / "probes").glob("*.json") if path.is_file())

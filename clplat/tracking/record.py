@@ -27,7 +27,7 @@ class Mirror(Protocol):
         """The run starts or goes on; ``lines`` are those that its record holds by now."""
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """A line of ``metrics.jsonl``."""
+        """A line of ``metrics.jsonl``, of training with the ``use`` of the machine."""
 
     def finish(self, results: Mapping[str, Any] | None) -> None:
         """The run is done (with its results) or stops for now (None)."""
@@ -70,15 +70,23 @@ class Record:
                 file.seek(0, os.SEEK_END)  # tell() is asked for the length before anything is written
                 self._files[name] = file
         self.status("running")
-        run_dir, past = self.run_dir, lines(self.run_dir, "metrics.jsonl")
+        run_dir, past = self.run_dir, shown_lines(self.run_dir)
         self._told = [Background(mirror) for mirror in self.mirrors]
         self._mirror(lambda mirror: mirror.start(run_dir, config, past))
 
-    def log(self, **line: Any) -> None:
-        """A line of ``metrics.jsonl``: nothing in it may depend on the clock."""
+    def log(self, use: Mapping[str, Any] | None = None, /, **line: Any) -> None:
+        """A line of ``metrics.jsonl``: nothing in it may depend on the clock.
+
+        Args:
+            use: what was used of the machine up to an optimiser step, which does depend on it: it goes to
+                ``timings.jsonl``. Mirrors get both together, as in :func:`shown_lines`.
+        """
         plain = {key: finite(value) for key, value in line.items()}
         self._write("metrics.jsonl", plain)
-        self._mirror(lambda mirror: mirror.log(plain))
+        if use:
+            self.timing(event="use", experience=line["experience"], step=line["step"], use=use)
+        shown = {**plain, "use": use} if use else plain
+        self._mirror(lambda mirror: mirror.log(shown))
 
     def timing(self, **line: Any) -> None:
         """A line of ``timings.jsonl``, with the seconds since the start of the run."""
@@ -172,6 +180,17 @@ def lines(run_dir: Path, name: str) -> list[dict[str, Any]]:
             if isinstance(line, dict):
                 found.append(line)
     return found
+
+
+def shown_lines(run_dir: Path) -> list[dict[str, Any]]:
+    """What mirrors are given: the lines of ``metrics.jsonl``, those of training with the ``use`` of the machine up to
+    their steps, where ``timings.jsonl`` has it."""
+    timed = lines(run_dir, "timings.jsonl")
+    use = {line["step"]: line["use"] for line in timed if line.get("event") == "use" and {"step", "use"} <= line.keys()}
+    return [
+        {**line, "use": use[line["step"]]} if line.get("event") == "train" and line.get("step") in use else line
+        for line in lines(run_dir, "metrics.jsonl")
+    ]
 
 
 def finite(value: Any) -> Any:

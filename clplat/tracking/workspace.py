@@ -72,6 +72,9 @@ def build(project: str, entity: str) -> Workspace:
         "Inside training": [
             family("^train/(?!look/)", "Loss and its terms", "step"),
             family("^train/look/", "Looks between steps (eval.every)", "step"),
+            family("^optim/lr", "Learning rate", "step"),
+            curve("optim/grad_norm", title="Gradient norm before clipping", x="step"),
+            family("^system/", "Use of the machine", "step"),
         ],
         "Differences": [wr.RunComparer(diff_only="split")],
     }

@@ -90,6 +90,13 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"mlp": "none"},
             {"params": "(input_size + 1)*dim + layers*(4*dim*(dim + 1) + 2*dim) + 2*dim", "gives": ["prompts"]},
         ),
+        (
+            {"ngrams": 2},
+            {
+                "params": "(input_size + 1)*dim + ((1 + ngrams)*dim + 1)*dim"
+                " + layers*(4*dim*(dim + 1) + int(ratio*dim)*(2*dim + 1) + 5*dim) + 2*dim"
+            },
+        ),
     ],
     "min-gru": [({"positive": False}, {})],
     "rmc": [
@@ -136,6 +143,11 @@ def all_entries() -> dict[str, registry.Entry]:
 
 ENTRIES = all_entries()
 CORE = ("delta-net", "gru", "lstm", "mlp", "resnet18", "titans-lmm", "transformer")  # tried wherever tests are run
+
+
+def each_name() -> list[Any]:
+    """For ``parametrize``: the names in conf/, of which most are tried only where slow tests are."""
+    return [pytest.param(name, marks=() if name in CORE else pytest.mark.slow) for name in registry.names("backbone")]
 
 
 def each_entry() -> list[Any]:

@@ -12,7 +12,7 @@ from clplat.config import compose
 from clplat.loop import Run
 from clplat.ranks import Ranks
 
-from .helpers import CORE, options
+from .helpers import each_name, options
 
 STREAMS = {
     "digits": ["scenario=permuted-digits", "scenario.experiences=2", "scenario.test=0.97"],
@@ -21,10 +21,9 @@ STREAMS = {
         "scenario.samples=36", "scenario.test_samples=8", "learner.embedding=6",
     ],
 }  # fmt: skip
-NAMES = [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in registry.names("backbone")]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each_name())
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("strategy", ["ewc", "er"])
 def test_it_is_trained(name: str, stream: str, strategy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from clplat.backbones.ops.linear_system import (
     diagonal_response,
     diagonal_scan,
     diagonal_system_loop,
+    in_parts,
     pairs,
     powers,
     powers_loop,
@@ -153,6 +155,12 @@ def test_response_equals_loop(T: int, dtype: torch.dtype) -> None:
     u, h, *abc = leaves
     for ours, naive in zip(respond(u, None, response(*abc, T)), system_loop(u, 0 * h, *abc), strict=True):
         assert_close(ours, naive, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("part", [1, 4, 64])
+def test_parts_equal_the_loop(part: int) -> None:
+    leaves = [inputs(B, 13, D), *dense(torch.float64)]
+    same([lambda u, h, *abc: in_parts(u, h, partial(response, *abc), part), system_loop], leaves)
 
 
 @lengths

@@ -1,4 +1,4 @@
-"""The vision transformer, and those that are taken from other libraries."""
+"""The vision transformer, and those that are taken from torchvision."""
 
 from __future__ import annotations
 
@@ -123,38 +123,3 @@ def test_what_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(MissingError, match=f"needs {library}: install it") as caught:
             ViT(64, (1, 8, 8), model=f"{library}:vit")
         assert caught.value.exit_code == 3
-
-
-def test_a_model_of_timm_does_here_what_it_does_there(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    options = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2}
-    from timm.models import register_model as register
-
-    def clplat_tiny(pretrained: bool = False, **_: Any) -> Any:
-        return timm.models.vision_transformer.VisionTransformer(**options)
-
-    clplat_tiny.__module__ = "timm.models.vision_transformer"
-    register(clplat_tiny)
-    theirs = timm.create_model("clplat_tiny").eval()
-    torch.save(theirs.state_dict(), tmp_path / "tiny.pth")
-    ours = ViT(768, (3, 16, 16), model="timm:clplat_tiny", weights=str(tmp_path / "tiny.pth")).eval()
-    x = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(
-        ours(x.reshape(2, 1, -1))[0][:, 0], theirs.forward_features(x)[:, 0], rtol=1e-5, atol=1e-5
-    )
-
-
-def test_a_model_of_transformers_does_here_what_it_does_there(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        image_size=16, patch_size=8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12
-    )
-    theirs = transformers.ViTModel(config, add_pooling_layer=False).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = ViT(768, (3, 16, 16), model=f"transformers:{tmp_path}").eval()
-    x = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(
-        ours(x.reshape(2, 1, -1))[0][:, 0], theirs(x).last_hidden_state[:, 0], rtol=1e-5, atol=1e-5
-    )

@@ -147,9 +147,10 @@ def test_eval_gives_the_last_row(fitted, place):
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(fitted, place):
-    argv = command("fit", *SMALL, "run.dir=stopped", "trainer.dispatch=1")
+    argv = command("fit", *SMALL, "run.dir=stopped", "trainer.dispatch=1", "--json")
+    pipe = subprocess.PIPE
     run_dir = place / "stopped"
-    with subprocess.Popen(argv, cwd=place, env=surroundings(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(argv, cwd=place, env=surroundings(), stdout=pipe, stderr=pipe, text=True) as process:
         deadline = time.monotonic() + 120
         # The first line of the record is the untrained network's, so training is about to begin.
         while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
@@ -158,7 +159,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(fitted, place):
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
+        assert process.stdout is not None
         assert process.stderr is not None
+        assert json.loads(process.stdout.read()) == {"run": "stopped", "status": "preempted", "exit_code": 75}
         assert "go on with: clplat resume stopped" in process.stderr.read()
     assert json.loads((run_dir / "status.json").read_text())["status"] == "preempted"
     assert not (run_dir / "results.json").exists()

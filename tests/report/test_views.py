@@ -54,6 +54,26 @@ def test_what_fails_is_told_and_stays_with_its_view(run: RunData) -> None:
     assert BY_KEY["matrix"].figure([run]) == "cannot be drawn: TypeError: 'int' object is not iterable"
 
 
+def test_what_went_on_around_training(run: RunData) -> None:
+    figure = draw("system", run)
+    curves = {name: (trace["yaxis"], trace["x"], trace["y"]) for name, trace in named(figure).items()}
+    assert curves == {
+        "lr/0": ("y", [2, 6], [None, 0.1]),
+        "lr/1": ("y", [2, 6], [None, 0.01]),
+        "grad_norm": ("y2", [2, 6], [None, 3.0]),
+        "cpu": ("y3", [2], [0.5]),
+        "memory_bytes": ("y4", [2], [2.0]),
+    }
+    axes = [figure["layout"][f"yaxis{number}"] for number in ("", "2", "3", "4")]
+    assert [axis["title"]["text"] for axis in axes] == [
+        "learning rate", "gradient norm", "cores busy", "memory, MiB",
+    ]  # fmt: skip
+    ends = [end for axis in axes for end in reversed(axis["domain"])]  # from the top: none lies over another
+    assert ends == sorted(ends, reverse=True)
+    assert (ends[0], ends[-1]) == (1.0, 0.0)
+    assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [4, 8]
+
+
 def test_curves_over_steps(run: RunData) -> None:
     figure = draw("curves", run)
     lines = [trace for trace in figure["data"] if trace["mode"] == "lines"]

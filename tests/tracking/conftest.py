@@ -41,7 +41,7 @@ LINES = [
     train(0, 2, 2.0),
     train(0, 4, None),
     evaluation(0, 4, [0.9, None], summary=SUMMARY, average_seen=0.9),
-    train(1, 6, 1.5),
+    train(1, 6, 1.5, lr=[0.125], grad_norm=3.0, use={"cpu": [0.75], "memory_bytes": [2.0**20]}),
     train(1, 8, 0.25),
     evaluation(1, 8, [0.6, 0.8], summary=LAST_SUMMARY, average_seen=0.7),
 ]

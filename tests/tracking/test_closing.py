@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clplat.tracking import closing
+from clplat.tracking import closing, directory
+from tests import cases, harness
 
 RESULTS: dict[str, Any] = {
     "status": "done",
@@ -65,6 +67,18 @@ def test_one_task_is_neither_best_nor_worst():
 
 def test_a_run_that_stopped_is_to_be_resumed():
     assert closing.following({**RESULTS, "status": "stopped"}, Path("r"))[0] == "clplat resume r"
+
+
+@pytest.mark.parametrize(
+    ("number", "times", "code"), [(signal.SIGUSR1, 1, 75), (signal.SIGINT, 2, 130)], ids=["requeued", "interrupted"]
+)
+def test_a_run_that_a_signal_stopped_says_so_in_json(tmp_path, number, times, code):
+    argv = ("fit", *cases.small("naive"), "trainer.accelerator=cpu", "run.dir=r", "--json")
+    outcome = harness.command(*argv, cwd=tmp_path, kill_at=("step", 2), number=number, times=times)
+    assert outcome.codes == [code]
+    told = outcome.output[outcome.output.index("{") : outcome.output.rindex("}") + 1]  # standard error is in it too
+    assert json.loads(told) == {"run": "r", "status": "preempted", "exit_code": code}
+    assert directory.read_status(tmp_path / "r")["status"] == "preempted"
 
 
 @pytest.mark.parametrize("progress", ["json", "quiet"])

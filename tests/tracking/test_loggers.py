@@ -51,6 +51,15 @@ def test_scalars_of_training():
     assert scalars(train(1, 20, None)) == {}
 
 
+def test_scalars_of_the_optimiser_and_of_the_machine():
+    line = {**train(1, 20, 0.5), "lr": [0.1], "grad_norm": 2.0, "use": {"cpu": [0.5], "memory_bytes": [8.0]}}
+    one = {"optim/lr": 0.1, "optim/grad_norm": 2.0, "system/cpu": 0.5, "system/memory_bytes": 8.0}
+    assert scalars(line) == {"train/loss": 0.5, **one}
+    line |= {"lr": [0.1, 0.2], "grad_norm": None, "use": {"cpu": [0.5, None, 1.0]}}
+    several = {"optim/lr/0": 0.1, "optim/lr/1": 0.2, "system/cpu/0": 0.5, "system/cpu/2": 1.0}
+    assert scalars(line) == {"train/loss": 0.5, **several}
+
+
 def test_scalars_of_an_evaluation():
     assert scalars(LINES[0]) == {"eval/task/0": 0.1, "eval/task/1": 0.125, "eval/loss/0": 0.9, "eval/loss/1": 0.875}
     assert scalars(LINES[3]) == {
@@ -168,8 +177,12 @@ def test_wandb_offline(run_dir, nobody, capfd):
     assert (run.run.run_group, list(run.run.tags)) == ("ewc-mlp-permuted-digits", ["a", "b"])
     assert run.run.run_id == (run_dir / "wandb" / "id").read_text().strip()
     assert {key: run.config[key] for key in CONFIG} == CONFIG
-    assert run.axes == {"experience": "", "step": "", "train/*": "step", "eval/*": "experience"}
+    over_steps = dict.fromkeys(("train/*", "optim/*", "system/*"), "step")
+    assert run.axes == {"experience": "", "step": "", **over_steps, "eval/*": "experience"}
     assert run.series("train/loss", "step") == [(2, 2.0), (6, 1.5), (8, 0.25)]
+    assert run.series("optim/lr", "step") == [(6, 0.125)]
+    assert run.series("optim/grad_norm", "step") == [(6, 3.0)]
+    assert run.series("system/cpu", "step") == [(6, 0.75)]
     assert run.series("eval/task/0", "experience") == [(-1, 0.1), (0, 0.9), (1, 0.6)]
     assert run.series("eval/task/1", "experience") == [(-1, 0.125), (1, 0.8)]
     assert run.series("eval/ACC", "step") == [(4, 0.9), (8, 0.7)]
@@ -329,25 +342,25 @@ def table(path: Path) -> list[tuple[int, int, str, float]]:
     return [(int(experience), int(step), name, float(value)) for experience, step, name, value in rows]
 
 
-def expected(kind: str) -> list[tuple[int, int, str, float]]:
+def expected(*kinds: str) -> list[tuple[int, int, str, float]]:
     return [
         (line["experience"], line["step"], name, value)
         for line in LINES
         for name, value in scalars(line).items()
-        if name.startswith(kind)
+        if name.startswith(kinds)
     ]
 
 
 def test_csv(run_dir):
     play(CsvMirror(), run_dir, LINES, RESULTS)
-    assert table(run_dir / "csv" / "train.csv") == expected("train")
+    assert table(run_dir / "csv" / "train.csv") == expected("train", "optim", "system")
     assert table(run_dir / "csv" / "eval.csv") == expected("eval")
 
 
 def test_csv_has_nothing_twice_when_the_run_goes_on(run_dir):
     play(CsvMirror(), run_dir, LINES)
     play(CsvMirror(), run_dir, LINES, RESULTS, before=3)
-    assert table(run_dir / "csv" / "train.csv") == expected("train")
+    assert table(run_dir / "csv" / "train.csv") == expected("train", "optim", "system")
     assert table(run_dir / "csv" / "eval.csv") == expected("eval")
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from clplat.cli import main
 from clplat.tracking.mirrors import wandb as weights_and_biases
 from tests.report.conftest import LINES as REPORTED
 from tests.report.conftest import make  # noqa: F401 - a fixture
-from tests.tracking.wandb_file import offline_runs
+from tests.tracking.wandb_file import WandbFile, offline_runs
 
 GOLDEN = Path(__file__).parent / "golden" / "workspace.json"
 
@@ -30,6 +31,11 @@ def push(*words: str) -> int:
     code = main(["wandb", "push", *words])
     wandb.teardown()  # all is on disk then
     return code
+
+
+def shown(run: WandbFile) -> dict[str, Any]:
+    """The summary without what W&B adds of its own."""
+    return {name: value for name, value in run.summary.items() if not name.startswith("_")}
 
 
 def test_a_run_without_a_logger_is_written_whole_and_once(make, capsys):  # noqa: F811
@@ -55,8 +61,26 @@ def test_a_run_without_a_logger_is_written_whole_and_once(make, capsys):  # noqa
     (run / "probes" / "gdv.json").write_text('{"gdv": -0.5}', encoding="utf-8")
     assert push("runs/one", "--offline", "--project", "mine") == 0
     first, second = offline_runs(run)
-    assert second.run.run_id == first.run.run_id
-    assert second.summary["probe/gdv/gdv"] == -0.5
+    assert (second.run.run_id, second.run.job_type) == (f"{first.run.run_id}-eval", "eval")
+    assert (second.run.run_group, second.run.display_name) == (first.run.run_group, first.run.display_name)
+    assert shown(second) == {"probe/gdv/gdv": -0.5}
+    assert (second.history, second.exit_code) == ([], 0)
+    assert push("runs/one", "--offline", "--project", "mine") == 0
+    assert len(offline_runs(run)) == 2
+
+
+def test_what_was_measured_later_is_sent_once_with_a_run_that_was_not_sent_yet(make):  # noqa: F811
+    run = make("runs/sweeps/one")
+    (run / "command.txt").write_text("clplat sweep --name sweeps\n", encoding="utf-8")
+    added = {"evaluations": 2, "values": {"ece": 0.25}, "reasons": {}, "references": {}}
+    (run / "metrics.json").write_text(json.dumps(added), encoding="utf-8")
+    assert push("runs", "--offline") == 0
+    sent = {one.run.job_type: one for one in offline_runs(run)}
+    assert sorted(sent) == ["eval", "train"]
+    assert {one.run.run_group for one in sent.values()} == {"sweeps"}
+    assert shown(sent["eval"]) == {"ece": 0.25}
+    assert "ece" not in sent["train"].summary
+    assert sent["train"].summary["ACC"] == 0.7
 
 
 def test_a_copy_of_a_run_is_the_same_run(make):  # noqa: F811

@@ -60,7 +60,7 @@ class Source:
                 return
             problem = f"outputs differ by {float((own - expected).abs().max()):.3g}"
         except RuntimeError as error:
-            problem = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+            problem = _reason(error)
         raise UsageError(f"this model is no plain vision transformer, and vit cannot stand in for it: {problem}")
 
 
@@ -96,19 +96,24 @@ def load(model: str, weights: str) -> Source:
         try:
             source, run = LIBRARIES[library](module, name, weights)
         except (OSError, ConnectionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise MissingError(
-                f"backbone.model={model}: its weights ({weights}) cannot be had here ({reason}): give backbone.weights "
-                "a file that the library saved, or none"
+                f"backbone.model={model}: its weights ({weights}) cannot be had here ({_reason(error)}): give "
+                "backbone.weights a file that the library saved, or none"
             ) from None
-        except (AttributeError, KeyError, ValueError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"backbone.model={model}: {library} has no such vision transformer ({reason})") from None
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"backbone.model={model}: {library} has no such vision transformer ({_reason(error)})"
+            ) from None
         image = torch.randn(1, source.channels, *source.size)
         with torch.no_grad():
             source.probe = (image, run(image).float())
     source.weights = {key: value.detach().float() for key, value in source.weights.items()}
     return source
+
+
+def _reason(error: Exception) -> str:
+    """The beginning of what a library says, in one line."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:3]) or type(error).__name__
 
 
 def _import(library: str) -> ModuleType:
@@ -174,35 +179,55 @@ def _timm(module: Any, name: str, weights: str) -> tuple[Source, Run]:
 
 
 def _transformers(module: Any, name: str, weights: str) -> tuple[Source, Run]:
+    """Its version 5 calls the parts of its models other names than version 4; files are the same."""
     if weights == RANDOM:
         network: Any = module.ViTModel(module.AutoConfig.from_pretrained(name), add_pooling_layer=False)
     else:
         place = name if weights == PUBLISHED else weights  # a folder that save_pretrained has written
-        network = module.ViTModel.from_pretrained(place, add_pooling_layer=False)
+        network, found = module.ViTModel.from_pretrained(place, add_pooling_layer=False, output_loading_info=True)
+        if found["missing_keys"]:  # which it would leave random
+            raise ValueError(f"{place} holds no {', '.join(sorted(found['missing_keys']))}")
     network.eval()
     config, embeddings = network.config, network.embeddings
-    found = {
+    weights_of = {
         "token": embeddings.cls_token[0, 0],
         "positions": embeddings.position_embeddings[0],
         **_of("patches", embeddings.patch_embeddings.projection),
         **_of("norm", network.layernorm),
     }
-    for i, block in enumerate(network.encoder.layer):
-        own = block.attention.attention
+    for i, block in enumerate(_part(network, "layers", "encoder.layer")):
         parts = {"attention_norm": block.layernorm_before, "mlp_norm": block.layernorm_after}
-        parts |= {"out": block.attention.output.dense, "mlp.0": block.intermediate.dense, "mlp.2": block.output.dense}
+        parts["out"] = _part(block, "attention.o_proj", "attention.output.dense")
+        parts |= {"mlp.0": _part(block, "mlp.fc1", "intermediate.dense")}
+        parts |= {"mlp.2": _part(block, "mlp.fc2", "output.dense")}
         for part, layer in parts.items():
-            found |= _of(f"layers.{i}.{part}", layer)
+            weights_of |= _of(f"layers.{i}.{part}", layer)
+        short, long = ("q_proj", "k_proj", "v_proj"), ("query", "key", "value")
+        three = [
+            _of("", _part(block, f"attention.{a}", f"attention.attention.{b}"))
+            for a, b in zip(short, long, strict=True)
+        ]
         for kind in ("weight", "bias"):
-            found[f"layers.{i}.qkv.{kind}"] = torch.cat([getattr(p, kind) for p in (own.query, own.key, own.value)])
-    side = (config.image_size, config.image_size)
-    sizes = (config.patch_size, config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
-    source = Source(config.num_channels, side, *sizes, config.intermediate_size, config.layer_norm_eps, found)
+            weights_of[f"layers.{i}.qkv.{kind}"] = torch.cat([one[f".{kind}"] for one in three])
+    side, patch = embeddings.patch_embeddings.image_size, embeddings.patch_embeddings.patch_size[0]
+    sizes = (patch, config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
+    source = Source(config.num_channels, side, *sizes, config.intermediate_size, config.layer_norm_eps, weights_of)
     return source, lambda image: network(image).last_hidden_state[:, 0]
 
 
+def _part(network: nn.Module, *names: str) -> Any:
+    """The module by the first of the names that there is."""
+    named = dict(network.named_modules())
+    for name in names:
+        if name in named:
+            return named[name]
+    raise AttributeError(f"{type(network).__name__} has neither {' nor '.join(names)}")
+
+
 def _of(name: str, layer: Any) -> dict[str, Tensor]:
-    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+    """Weights and biases; a bias of zeros where the layer has none."""
+    bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight))
+    return {f"{name}.weight": layer.weight, f"{name}.bias": bias}
 
 
 LIBRARIES: dict[str, Callable[[Any, str, str], tuple[Source, Run]]] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +30,7 @@ class Rule(nn.Module):
         chunk: steps that are computed at once.
     """
 
-    silu: ClassVar[bool] = False
+    silu: bool = False
 
     def __init__(self, heads: int, key: int, value: int, chunk: int = 64, *, gates: int = 0, rank: int = 0) -> None:
         super().__init__()

@@ -49,6 +49,25 @@ def respond(u_BTD: Tensor, h_BDN: Tensor | None, response: Response) -> tuple[Te
     return y_BTDM + more_BTDM, last_BDN + more_BDN
 
 
+def in_parts(
+    u_BTD: Tensor, h_BDN: Tensor | None, respond_to: Callable[[int], Response], part: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Equal to :func:`respond`, in parts of P steps one after the other: their responses are the same but for a
+    shorter last one, so that time grows with T alone and kernels never hold more than P steps.
+
+    Args:
+        respond_to: number of steps -> the response of the system over them.
+        part: P.
+    """
+    whole, outputs = respond_to(min(part, u_BTD.shape[1])), []
+    for u_BPD in u_BTD.split(part, 1):
+        same = u_BPD.shape[1] == len(whole.kernel)
+        y_BPDM, h_BDN = respond(u_BPD, h_BDN, whole if same else respond_to(u_BPD.shape[1]))
+        outputs.append(y_BPDM)
+    assert h_BDN is not None
+    return torch.cat(outputs, 1), h_BDN
+
+
 def system_loop(
     u_BTD: Tensor,
     h_BDN: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import Feedforward, Mixer, Stack
 from clplat.backbones.ops.hippo import bilinear, legs, log_uniform
-from clplat.backbones.ops.linear_system import respond, response, system_loop
+from clplat.backbones.ops.linear_system import in_parts, response, system_loop
 
 
 class DenseSystems(Mixer):
@@ -25,8 +26,8 @@ class DenseSystems(Mixer):
 
     with W in (N, N), r, P, B in (N,), dt in (D,), C in (D, M, N), E in (D, M). The symmetric part of A is negative, so
     that A' is a contraction whatever is learned; W, r and P begin where A is HiPPO-LegS. Plain sequences are convolved
-    with the kernel ``C A'^j B'`` by FFT, the powers by squaring, and the carried state is added as what it leaves
-    behind. With resets or padding it runs step by step.
+    with the kernel ``C A'^j B'`` by FFT, a part after the other, the powers by squaring, and the carried state is added
+    as what it leaves behind. With resets or padding it runs step by step.
 
     State: ``h`` (B, D, N), kept in float32 at least.
 
@@ -67,7 +68,7 @@ class DenseSystems(Mixer):
             C_DMN = self.read.to(dtype)
             h_BDN = None if state is None else state["h"].to(dtype)
             if reset_BT is None and mask_BT is None and not in_reference_form():
-                y_BTDM, h_BDN = respond(u_BTD, h_BDN, response(A_DNN, B_DN, C_DMN, x_BTD.shape[1]))
+                y_BTDM, h_BDN = in_parts(u_BTD, h_BDN, partial(response, A_DNN, B_DN, C_DMN))
             else:
                 if h_BDN is None:
                     h_BDN = self.init_state(len(x_BTD), device=x_BTD.device, dtype=dtype)["h"]

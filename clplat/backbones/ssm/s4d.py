@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from clplat.backbones.base import State, in_reference_form, require
 from clplat.backbones.block import Feedforward, Mixer, Stack
 from clplat.backbones.ops.hippo import diagonal_frequencies, log_uniform, zero_order_hold
-from clplat.backbones.ops.linear_system import diagonal_response, diagonal_scan, diagonal_system_loop, respond
+from clplat.backbones.ops.linear_system import diagonal_response, diagonal_scan, diagonal_system_loop, in_parts
 
 Kind = Literal["lin", "inv", "legs"]
 
@@ -25,8 +26,9 @@ class DiagonalSystems(Mixer):
         y_t = 2 Re(c . h_t) + d u_t
         out = glu(W_o gelu(y))
 
-    with r, f, c in (D, N/2), dt and d in (D,). Plain sequences are convolved with the kernel ``2 Re(c . a^j b)`` by FFT
-    and the carried state is added as what it leaves behind; with resets or padding a scan gives the same.
+    with r, f, c in (D, N/2), dt and d in (D,). Plain sequences are convolved with the kernel ``2 Re(c . a^j b)`` by
+    FFT, a part after the other, and the carried state is added as what it leaves behind; with resets or padding a scan
+    gives the same.
 
     State: ``h`` (B, D, N), real parts before imaginary ones, kept in float32 at least.
 
@@ -60,7 +62,7 @@ class DiagonalSystems(Mixer):
             c_DN = torch.complex(*self.read.to(dtype).unbind(-1))
             h_BDN = None if state is None else state["h"].to(dtype)
             if reset_BT is None and mask_BT is None and not in_reference_form():
-                y_BTD1, h_BDN = respond(u_BTD, h_BDN, diagonal_response(a_DN, b_DN, c_DN, x_BTD.shape[1]))
+                y_BTD1, h_BDN = in_parts(u_BTD, h_BDN, partial(diagonal_response, a_DN, b_DN, c_DN))
                 y_BTD = y_BTD1.squeeze(-1)
             else:
                 if h_BDN is None:

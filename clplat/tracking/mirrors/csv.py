@@ -13,8 +13,8 @@ from clplat.tracking.names import scalars
 class CsvMirror:
     """Plain tables: ``RUN/csv/train.csv`` and ``RUN/csv/eval.csv``, one number in each line.
 
-    The columns are experience, step, name, value. When a run goes on both files are written anew from the record, so
-    nothing is in them twice.
+    The columns are experience, step, name, value; what is measured inside training is in the first of them. When a run
+    goes on both files are written anew from the record, so nothing is in them twice.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class CsvMirror:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         for name, value in scalars(line).items():
-            file = self._files[name.partition("/")[0]]
+            file = self._files["eval" if name.startswith("eval/") else "train"]
             csv.writer(file, lineterminator="\n").writerow((line["experience"], line["step"], name, value))
 
     def _flush(self) -> None:

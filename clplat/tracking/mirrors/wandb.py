@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from clplat.errors import EXIT_FAILED, EXIT_REQUEUE, MissingError
 from clplat.tracking.directory import read_status, sweep, write_atomic
-from clplat.tracking.names import Row, cells, matrix_row, outcome, scalars
+from clplat.tracking.names import Row, cells, matrix_row, scalars
+from clplat.tracking.names import results as results_of
 
 if TYPE_CHECKING:
     import wandb
@@ -29,8 +30,8 @@ class WandbMirror:
     """Weights & Biases, online or offline (no account and no network are needed).
 
     Everything lies in ``RUN/wandb``. The run's id is made of the run's own history, so a run that goes on after a stop,
-    or is sent later (``clplat wandb push``), is the same run in W&B. The axes are ``step`` for ``train/*`` and
-    ``experience`` for ``eval/*``, and W&B's own step is the number of the line in ``metrics.jsonl``. A run that goes on
+    or is sent later (``clplat wandb push``), is the same run in W&B. The axes are ``experience`` for ``eval/*`` and
+    ``step`` for all else, and W&B's own step is the number of the line in ``metrics.jsonl``. A run that goes on
     shows all of its record again, but for what the server has: what a killed run had not yet written to disk is there
     all the same, and the newest offline run alone is the whole run.
 
@@ -69,6 +70,27 @@ class WandbMirror:
         self._axes: dict[str, int] = {}
 
     def start(self, run_dir: Path, config: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
+        self._run_dir, self._run = run_dir, self._open(run_dir, config, "train")
+        if self._run is None:
+            return
+        self._run.define_metric("experience")
+        self._run.define_metric("step")
+        for name in ("train", "optim", "system"):
+            self._run.define_metric(f"{name}/*", step_metric="step")
+        self._run.define_metric("eval/*", step_metric="experience")
+        for line in lines:
+            self._show(line, table=False)
+
+    def measured(self, run_dir: Path, config: Mapping[str, Any], values: Mapping[str, float | str]) -> None:
+        """Show what was measured of a run after its end as a run beside it: of job type ``eval``, in the same group."""
+        self._run_dir, self._run = run_dir, self._open(run_dir, config, "eval")
+        if self._run is not None:
+            self._run.summary.update(dict(values))
+            self._run.finish(exit_code=0)
+            self._run = None
+
+    def _open(self, run_dir: Path, config: Mapping[str, Any], job_type: Literal["train", "eval"]) -> wandb.Run | None:
+        """Start the run in W&B, or go on with it; None where W&B is disabled."""
         # An offline run must not touch the network: W&B would look for the place where it reports its own errors.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
@@ -76,41 +98,36 @@ class WandbMirror:
         wandb.setup(_settings())
         mode: Any = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or "auto"
         if mode == "disabled":
-            return
+            return None
         key = mode in ("auto", "online", "run") and _has_key(wandb.setup().settings)
         if mode in ("online", "run") and not key:  # W&B itself would ask for one on a terminal, and wait
             raise MissingError("no W&B API key is configured: `wandb login`, or set WANDB_API_KEY, or go offline")
-        self._run_dir = run_dir
         options: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,
             "group": (self.group or sweep(run_dir) or default_group(config))[:128],  # W&B takes no more
             "tags": self.tags,
             "name": run_dir.resolve().name[:128],
-            "id": run_id(run_dir),
+            "id": run_id(run_dir) + ("" if job_type == "train" else f"-{job_type}"),
             "config": dict(config),
             "dir": str(run_dir),
-            "job_type": "train",
+            "job_type": job_type,
             "resume": "allow",
             "settings": _settings(),
         }
+        run: wandb.Run | None = None
         if key:
             try:
-                self._run = wandb.init(mode="online", **options)
+                run = wandb.init(mode="online", **options)
             except wandb.errors.Error as error:
                 wandb.teardown()  # the failed attempt holds the run's id
                 self.unreachable(str(error).partition("\n")[0])
                 wandb.setup(_settings())
                 mode = "offline"
-        self._run = self._run or wandb.init(mode="offline" if mode == "auto" else mode, **options)
-        if self._run.url and config.get("trainer", {}).get("progress") != "quiet":
-            print(f"W&B: {self._run.url}", file=sys.stderr, flush=True)
-        self._run.define_metric("experience")
-        self._run.define_metric("step")
-        self._run.define_metric("train/*", step_metric="step")
-        self._run.define_metric("eval/*", step_metric="experience")
-        for line in lines:
-            self._show(line, table=False)
+        run = run or wandb.init(mode="offline" if mode == "auto" else mode, **options)
+        if run.url and config.get("trainer", {}).get("progress") != "quiet":
+            print(f"W&B: {run.url}", file=sys.stderr, flush=True)
+        return run
 
     def unreachable(self, reason: str) -> None:
         """The server does not answer; the run goes on offline unless this raises."""
@@ -147,7 +164,7 @@ class WandbMirror:
         if self._in_table < len(self._rows):
             values["eval/matrix"] = self._table()
         run.log({**values, **self._axes}, step=self._lines, commit=True)
-        run.summary.update(outcome(self._run_dir))
+        run.summary.update(results_of(self._run_dir))
         if self.artifacts:
             self._send_checkpoint(run)
         run.finish(exit_code=0)
