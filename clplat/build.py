@@ -285,6 +285,7 @@ def _check(trainer: TrainerSettings) -> None:
     """Numbers that make no sense, all at once."""
     least = {
         "max_epochs": 1,
+        "until_window": 1,
         "batch_size": 1,
         "accumulate": 1,
         "devices": 1,

@@ -349,8 +349,8 @@ class Learner(pl.LightningModule):
         losses: list[Tensor] = []
         for position in range(*positions):
             losses.append(self._one_step(optimizer, learning, position))
-            if self.ranks.world == 1 and signals.requested() is not None:
-                break  # several ranks agree at the end of the range instead
+            if self.steps.over or (self.ranks.world == 1 and signals.requested() is not None):
+                break  # of a signal several ranks agree at the end of the range instead
         finite = torch.stack(losses).isfinite()
         if self.ranks.any(not bool(finite.all())):
             bad = int(finite.int().argmin()) if not bool(finite.all()) else 0
@@ -401,6 +401,10 @@ class Learner(pl.LightningModule):
                 terms[name] = terms[name] + share.detach() if name in terms else share.detach()
             if own_loss is None:
                 self.strategy.observe(self, batch, Output(output.logits.detach(), output.features.detach()))
+                if self.steps.criterion is not None:
+                    logits = batch.of("stream", output.logits.detach())
+                    parts = measures.parts_of_outputs(self.target, logits, batch["stream"].y)
+                    self.steps.criterion.take(self.ranks.all_reduce(parts), batch.micro)
         self.ranks.sum_gradients(learning)
         if own_loss is None:
             self.strategy.edit_gradients(self)

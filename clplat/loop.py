@@ -17,13 +17,14 @@ import torch
 
 from clplat import checkpoint, faults, lightning, sharding
 from clplat.backbones.base import State
+from clplat.criterion import Criterion
 from clplat.errors import UsageError
 from clplat.evaluations import Evaluations
 from clplat.heads.head import GrowingHead
 from clplat.identity import Identity
 from clplat.lanes import Lanes
 from clplat.learner import Learner, StepReport
-from clplat.metrics import cost
+from clplat.metrics import cost, measures
 from clplat.metrics.ends import Ends
 from clplat.probing import Probes
 from clplat.randomness import derive
@@ -85,6 +86,7 @@ class Run:
         self.watch, self.use = Stopwatch(), Use(self.ranks, self.record.say)
         self._restored_optimizer: dict[str, Any] | None = None
         self._restored_lanes: State = None
+        self._restored_recent: list[list[float]] = []
         self._restored = False
         self._adapted = self._started = -1  # the last experience that structure was grown for, that was begun
         learner.on_step, learner.save, learner.note = self._on_step, self._save, self.record.say
@@ -156,16 +158,20 @@ class Run:
         lanes = Lanes(self.settings.batch_size, self.ranks) if carries else None
         if lanes is not None and self._restored_lanes is not None:
             lanes.load(self._restored_lanes)
-        steps = Steps(phase, number, experience, data, self.settings, learner.seed, self.position, lanes)
+        main, until = phase.name == "train", self.settings.until
+        criterion = None
+        if main and phase.loss is None and until is not None:
+            criterion = Criterion(until, self.settings.until_window, smaller=measures.first_is_error(learner.target))
+            criterion.recent = self._restored_recent
+        steps = Steps(phase, number, experience, data, self.settings, learner.seed, self.position, lanes, criterion)
         learner.data, learner.steps, learner.experience = data, steps, experience
-        main = phase.name == "train"
         self.show.phase(
             experience.current_experience, len(self.scenario.train_stream), phase.name, self.position, steps.total
         )
         if self.position == 0 and phase.begin is not None:
             self._seed(f"begin/{phase.name}", experience)
             phase.begin(learner)
-        if self.position < steps.total:
+        if not steps.over:
             learner.restore_optimizer = self._restored_optimizer
             if self.position == 0 and main and self.keep_optimizer_state:
                 learner.restore_optimizer, learner.restore_fitting = self.carried, True
@@ -181,9 +187,10 @@ class Run:
             self.carried = self._restored_optimizer  # it was stopped between its last step and its end
         if steps.total:
             first = self.watch.first
-            samples = steps.samples(steps.total) - steps.samples(first)
-            self._time(phase.name, self.watch.phase, steps=steps.total - first, samples=samples)
+            samples = steps.samples(steps.position) - steps.samples(first)
+            self._time(phase.name, self.watch.phase, steps=steps.position - first, samples=samples)
         self._restored_optimizer = self._restored_lanes = None
+        self._restored_recent = []
         learner.data = learner.steps = None
 
     def _finish(self, experience: Experience) -> None:
@@ -251,7 +258,7 @@ class Run:
         if self.eval_settings.every and report.step % self.eval_settings.every == 0:
             self.evaluations.look(self.number)
         every = self.settings.checkpoint_every
-        if every and report.step % every == 0 and self.position < steps.total:
+        if every and report.step % every == 0 and not steps.over:
             terms = self._global(report)
             if not all(map(math.isfinite, terms.values())):
                 raise self.learner.not_finite(report.step)
@@ -285,6 +292,7 @@ class Run:
         optimizer = sharding.whole(self.learner.optimizer_state()) if inside else None
         carried = sharding.whole(self.carried)
         states = lanes.whole() if lanes is not None and inside else None
+        criterion = None if self.learner.steps is None else self.learner.steps.criterion
         if not writes:
             return
         assert self.record.run_dir is not None
@@ -300,6 +308,7 @@ class Run:
                 "marker": self.marker,
                 "phase": self.phase,
                 "position": self.position,
+                "recent": criterion.recent if criterion is not None and inside else [],
                 "step": self.learner.step,
                 **self.evaluations.state(),
                 "lengths": lengths,
@@ -356,6 +365,7 @@ class Run:
         self.number, self.marker = progress["experience"], progress["marker"]
         self.phase, self.position = progress["phase"], progress["position"]
         self.evaluations.load(progress)
+        self._restored_recent = progress.get("recent", [])  # there since training can end by a criterion
         self.watch.load(progress)
         if self.number >= self.stop_after:
             raise UsageError(

@@ -21,6 +21,9 @@ class TrainerSettings:
 
     Args:
         max_epochs: passes over each experience's data.
+        until: end the training of an experience before that, when the accuracy on its training batches (of values: the
+            mean squared error) has reached this, of bits each output that is asked; null never does.
+        until_window: optimiser steps over which that is averaged.
         batch_size: samples in one global batch, summed over all ranks.
         accumulate: global batches whose gradients make one optimiser step.
         clip: largest 2-norm of the whole gradient; null leaves it alone.
@@ -47,6 +50,8 @@ class TrainerSettings:
     """
 
     max_epochs: int = 5
+    until: float | None = None
+    until_window: int = 10
     batch_size: int = 32
     accumulate: int = 1
     clip: float | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clplat import lanes
 from clplat.batch import Batch, Part
+from clplat.criterion import Criterion
 from clplat.randomness import generator
 from clplat.ranks import Ranks
 from clplat.scenario import Experience, TensorData
@@ -33,6 +34,7 @@ class Steps:
         seed: of the run.
         position: steps done already.
         in_lanes: where samples go on from one another; None takes them in random order.
+        criterion: when the phase is over before its last step; None goes to the end.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Steps:
         seed: int,
         position: int = 0,
         in_lanes: lanes.Lanes | None = None,
+        criterion: Criterion | None = None,
     ) -> None:
         self.phase, self.number, self.experience, self.data = phase, number, experience, data
         self.settings, self.seed, self.position, self.lanes = settings, seed, position, in_lanes
+        self.criterion = criterion
         batches = -(-len(data) // settings.batch_size)
         self.steps_per_epoch = -(-batches // settings.accumulate)
         self.epochs = settings.max_epochs if phase.epochs is None else phase.epochs
@@ -60,12 +64,19 @@ class Steps:
         taken = within * self.settings.accumulate * self.settings.batch_size
         return epochs * len(self.data) + min(taken, len(self.data))
 
+    @property
+    def over(self) -> bool:
+        """Whether no step is to come: all are done, or the criterion is reached."""
+        return self.position >= self.total or (self.criterion is not None and self.criterion.reached)
+
     def __len__(self) -> int:
         return -(-(self.total - self.position) // self.settings.dispatch)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         # From where the phase stands when Lightning asks, not from where it stood: its sanity checks may ask twice.
         for start in range(self.position, self.total, self.settings.dispatch):
+            if self.over:
+                return
             yield start, min(start + self.settings.dispatch, self.total)
 
     def _draw_order(self, epoch: int) -> Tensor:

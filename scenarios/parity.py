@@ -38,9 +38,11 @@ class NParityCurriculum(Scenario):
     - sliding: this and the ``window - 1`` before it;
     - multi: all from ``first`` on (multi-head: nothing is ever left out).
 
-    There the curriculum goes on when the mean over heads and the newest head exceed 98%; here an experience has a
-    number of samples and of epochs. Published: N from 2 to beyond 30, 500 neurons of ``leaky-rnn``, SGD with rate 0.05
+    There the curriculum goes on when the mean over heads and the newest head exceed 98%. ``trainer.until=0.98`` goes on
+    when every N that is asked is answered that well on the batches of the last steps, after ``trainer.max_epochs`` at
+    the latest. Published: N from 2 to beyond 30, 500 neurons of ``leaky-rnn``, SGD with rate 0.05
     and Nesterov momentum 0.1, clipped at norm 2, batch 128; stretch 3 (1.5 for parity in the last version of the code).
+    The probe ``perturbation`` moves weights (``part=hh.``) or time constants (``part=tau``) and leaves neurons out.
 
     Args:
         experiences: how many N.

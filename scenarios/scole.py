@@ -27,8 +27,8 @@ class SCoLe(Scenario):
     so the matrix R has one column: against the number of tasks it shows whether knowledge accumulates, though most of
     it is forgotten at first (:mod:`clplat.metrics.accumulation`). Chance is a tenth; a network that knows its last task
     only is right in ``classes`` of ten cases. The authors train each task for one epoch with batches of 64 and keep the
-    optimiser over the whole stream: ``trainer.max_epochs=1 optimizer.keep_state=true``; their remedy is ``--strategy
-    group-masking``.
+    optimiser over the whole stream: ``trainer.max_epochs=1 optimizer.keep_state=true``; their remedies are
+    ``--strategy group-masking`` and ``--strategy frequency-replay``.
 
     Which classes a task has:
 
@@ -40,6 +40,12 @@ class SCoLe(Scenario):
       not in the task;
     - couples: a share ``fraction`` of all combinations, drawn by the seed, is ever used, each equally likely.
 
+    When classes occur (with uniform and zipf): in ``one`` period throughout; in two periods, the first half of the
+    classes (0 to 4) in the first half of the tasks and only the others in the second (``incremental``: all that is new
+    comes late, and nothing old comes back); or all in the first half of the tasks and only the first half of the
+    classes in the second (``forgetting``: what becomes of the others?). ``reduction`` divides the weight of a task's
+    classes after each visit, so that what was seen often grows rare.
+
     Args:
         experiences: how many tasks.
         classes: in a task.
@@ -47,6 +53,8 @@ class SCoLe(Scenario):
         exponent: of zipf.
         replace: of randomized-order.
         fraction: of couples.
+        periods: when classes occur.
+        reduction: what the weight of a class is divided by after each visit; 1 leaves it.
         samples: training samples in a task, of each class alike up to one, drawn anew each time; null: all there are.
         test: share of the samples of each class that is kept for testing.
         validation: share that is kept for the validation stream.
@@ -64,6 +72,8 @@ class SCoLe(Scenario):
         exponent: float = 1.0,
         replace: float = 0.1,
         fraction: float = 0.5,
+        periods: Literal["one", "incremental", "forgetting"] = "one",
+        reduction: float = 1.0,
         samples: int | None = 64,
         test: float = 0.2,
         validation: float = 0.0,
@@ -79,16 +89,34 @@ class SCoLe(Scenario):
                 ("exponent", exponent, exponent >= 0, "must not be negative"),
                 ("replace", replace, 0 <= replace <= 1, "a probability is needed"),
                 ("fraction", fraction, 0 < fraction <= 1, "a share above 0 and up to 1 is needed"),
+                ("reduction", reduction, reduction >= 1, "at least 1 is needed"),
+                ("periods", periods, periods == "one" or classes <= 5, "five classes are there in a period"),
+                ("periods", periods, periods == "one" or experiences > 1, "two periods need two tasks"),
             )
             if not good
         ]
+        if (periods != "one" or reduction != 1) and occurrence not in ("uniform", "zipf"):
+            problems.append(
+                f"scenario.occurrence={occurrence}: periods and a reduction are for uniform and zipf, which draw each "
+                "task by itself"
+            )
         most = classes * min(map(len, own))
         if samples is not None and not classes <= samples <= most:
             problems.append(f"scenario.samples={samples}: {classes} classes have {classes} to {most}")
         if problems:
             raise UsageError(*problems)
-        laws = {"exponent": exponent, "replace": replace, "fraction": fraction}
-        self.classes_of_tasks = occurrences(10, classes, experiences, occurrence, seed, **laws)
+        self.classes_of_tasks = occurrences(
+            10,
+            classes,
+            experiences,
+            occurrence,
+            seed,
+            exponent=exponent,
+            replace=replace,
+            fraction=fraction,
+            periods=periods,
+            reduction=reduction,
+        )
 
         def make(e: int) -> TensorData:
             rows = []
@@ -116,6 +144,8 @@ def occurrences(
     exponent: float = 1.0,
     replace: float = 0.1,
     fraction: float = 0.5,
+    periods: Literal["one", "incremental", "forgetting"] = "one",
+    reduction: float = 1.0,
 ) -> Tensor:
     """The classes of n tasks (n, each), all of a task different and in increasing order; see :class:`SCoLe`.
 
@@ -131,7 +161,15 @@ def occurrences(
         # The largest of log-weight + Gumbel noise are a draw without replacement, one after another by weight.
         gumbel_NC = -torch.rand((n, total), generator=source, dtype=torch.float64).clamp(min=1e-300).log().neg().log()
         weight_C = -exponent * rank_C.double().log() if law == "zipf" else torch.zeros(total, dtype=torch.float64)
-        return (weight_C + gumbel_NC).topk(each, 1).indices.sort(1).values
+        key_NC = (weight_C + gumbel_NC).masked_fill(~_there(n, total, periods), -torch.inf)
+        if reduction == 1:
+            return key_NC.topk(each, 1).indices.sort(1).values
+        drawn = []
+        visits_C = torch.zeros(total, dtype=torch.float64)
+        for key_C in key_NC:
+            drawn.append((key_C - visits_C * math.log(reduction)).topk(each).indices.sort().values)
+            visits_C[drawn[-1]] += 1
+        return torch.stack(drawn)
     if math.comb(total, each) > MOST_COMBINATIONS:
         raise UsageError(
             f"scenario.occurrence={law}: {total} classes have too many combinations of {each}; use uniform"
@@ -150,3 +188,11 @@ def occurrences(
             swap_N = torch.rand(n, generator=source) < replace
             chosen_NE[swap_N, position] = draw_NC.argmax(1)[swap_N]
     return chosen_NE.sort(1).values
+
+
+def _there(n: int, total: int, periods: Literal["one", "incremental", "forgetting"]) -> Tensor:
+    """Which classes may occur in each task, (n, total)."""
+    late_N1, first_C = torch.arange(n)[:, None] >= n / 2, torch.arange(total) < total // 2
+    if periods == "incremental":
+        return first_C != late_N1
+    return first_C | ~late_N1 if periods == "forgetting" else torch.ones(n, total, dtype=torch.bool)

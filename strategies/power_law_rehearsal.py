@@ -11,6 +11,7 @@ import torch
 
 from clplat import recurrence
 from clplat.apportion import apportion
+from clplat.criterion import Criterion
 from clplat.errors import UsageError
 from clplat.metrics import measures
 from clplat.scenario import TensorData
@@ -80,15 +81,18 @@ class PowerLawRehearsal(Strategy):
         if environment == "power" and offset == 0 and budget is None:
             raise UsageError("power-law-rehearsal: offset=0 needs a budget: a lag of 0 would weigh infinitely much")
         self.environment, self.exponent, self.offset, self.decay = environment, exponent, offset, decay
-        self.budget, self.lag, self.criterion, self.window = budget, lag, criterion, window
+        self.budget, self.lag, self.criterion = budget, lag, criterion
         self._seen: list[TensorData] = []  # no state: adapt is replayed on resume, and meets them all again
         self._last: list[int] = []  # the experience in which each was last trained on
         self.counts: list[int] = []  # of each older experience in the current one
         self.expected: list[list[float]] = []  # what the law says they are, of each experience; no state either
         self.realised: list[list[int]] = []  # what they were
         self.steps: list[int | None] = []  # to criterion, of each experience; None if it was not reached
-        self.recent: list[list[float]] = []  # numerator and denominator of the measure, of each step in the window
+        self.mastery = Criterion(criterion, window)
         self.first = -1  # the current experience's first step
+
+    def attach(self, learner: Learner) -> None:
+        self.mastery.smaller = measures.first_is_error(learner.target)
 
     def adapt(self, learner: Learner, experience: Experience) -> None:
         e = len(self._seen)
@@ -123,7 +127,7 @@ class PowerLawRehearsal(Strategy):
         return recurrence.weight(self.environment, lag, **law)
 
     def start(self, learner: Learner, experience: Experience) -> None:
-        self.recent, self.first = [], learner.step
+        self.mastery.recent, self.first = [], learner.step
         self.steps.append(None)
 
     def phases(self, learner: Learner, experience: Experience) -> Sequence[Phase]:
@@ -139,18 +143,11 @@ class PowerLawRehearsal(Strategy):
         stream = batch["stream"]
         own = (stream.index < len(self._seen[-1]))[stream.local].to(stream.y.device)
         parts = measures.first_parts(learner.target, batch.of("stream", output.logits)[own], stream.y[own])
-        found = learner.ranks.all_reduce(parts).tolist()
-        if batch.micro:
-            found = [a + b for a, b in zip(self.recent.pop(), found, strict=True)]
-        self.recent = [*self.recent, found][-self.window :]
+        self.mastery.take(learner.ranks.all_reduce(parts), batch.micro)
 
     def after_step(self, learner: Learner, batch: Batch) -> None:
-        if self.steps[-1] is None and len(self.recent) == self.window:
-            name = measures.NAMES[learner.target][0]
-            of, over = map(sum, zip(*self.recent, strict=True))
-            value = of / over if over else math.nan  # of which neither holds
-            if value <= self.criterion if name in measures.SMALLER_IS_BETTER else value >= self.criterion:
-                self.steps[-1] = batch.step + 1 - self.first
+        if self.steps[-1] is None and self.mastery.reached:
+            self.steps[-1] = batch.step + 1 - self.first
 
     def report(self) -> dict[str, Any]:
         first = self.steps[0] if self.steps else None
@@ -164,7 +161,7 @@ class PowerLawRehearsal(Strategy):
         }
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "recent": self.recent, "first": self.first}
+        return {"steps": self.steps, "recent": self.mastery.recent, "first": self.first}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.steps, self.recent, self.first = list(state["steps"]), list(state["recent"]), state["first"]
+        self.steps, self.mastery.recent, self.first = list(state["steps"]), list(state["recent"]), state["first"]

@@ -87,6 +87,7 @@ def small(strategy: str) -> list[str]:
         "er": ["memory=20", "batch_size=7"],
         "er-ace": ["memory=20", "batch_size=7", "policy=class-balanced"],
         "ewc": ["importance=10"],
+        "frequency-replay": ["size=12", "choose=random"],
         "gdumb": ["memory=20", "epochs=3"],
         "gem": ["memory=20"],
         "generative-replay": ["hidden=8", "latent=3", "epochs=1"],

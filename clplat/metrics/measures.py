@@ -191,6 +191,20 @@ def first_parts(target: Target, logits: Tensor, y: Tensor) -> Tensor:
     return torch.stack([torch.as_tensor(found[n], dtype=torch.float64, device=y.device) for n in FIRST[target]])
 
 
+def first_is_error(target: Target) -> bool:
+    """Whether less is better of the target's first measure."""
+    return NAMES[target][0] in SMALLER_IS_BETTER
+
+
+def parts_of_outputs(target: Target, logits: Tensor, y: Tensor) -> Tensor:
+    """:func:`first_parts` of each output of bits by itself, (2, F); of any other target (2, 1)."""
+    if target != "bits":
+        return first_parts(target, logits, y).unsqueeze(1)
+    asked_NTF = y != IGNORED
+    right_NTF = ((logits > 0) == (y == 1)) & asked_NTF
+    return torch.stack([right_NTF.flatten(0, -2).sum(0), asked_NTF.flatten(0, -2).sum(0)]).double()
+
+
 def values(target: Target, totals: Tensor) -> dict[str, float]:
     """The mean loss of a sample and each measure, from sums (len(SUM_NAMES),) of all batches."""
     named = dict(zip(SUM_NAMES[target], totals.tolist(), strict=True))

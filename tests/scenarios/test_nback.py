@@ -76,6 +76,55 @@ def test_lures_are_as_frequent_as_asked() -> None:
         assert low < sum(found) / len(found) < high
 
 
+@pytest.mark.parametrize("feedback", [False, True])
+def test_noise_comes_with_letters_and_the_answer_is_asked_behind_it(feedback: bool) -> None:
+    data = NBack(3, noise=6, feedback=feedback, samples=60).train_stream[1].dataset
+    width, first = 7 + feedback, 13 + 2 * feedback
+    for x, y in zip(data.x.tolist(), data.y.tolist(), strict=True):
+        heard: list[int] = []
+        assert x[0] == 11
+        before = 0
+        for t in range(24):
+            trial, asked = x[1 + t * width :][:width], y[1 + t * width :][:width]
+            if feedback:
+                assert trial.pop(0) == (13 + before if t > 2 else 0)
+            symbols = [token for token in trial if token >= first]
+            assert len(set(symbols)) == len(symbols) in (3, 4, 5, 6)
+            assert set(symbols) <= set(range(first, first + 8))
+            (letter,) = [token for token in trial if 1 <= token <= 9]
+            assert not any(trial[len(symbols) + 1 :])
+            heard.append(letter)
+            before = int(t >= 2 and letter == heard[t - 2])
+            assert asked == [-100] * (width - 1) + [before if t >= 2 else -100]
+
+
+def test_noise_on_a_grid_stands_in_other_cells() -> None:
+    data = NBack(3, stimuli="grid", noise=3, feedback=True, samples=60).train_stream[1].dataset
+    cell = 3 * data.x[:, 1:, :3].argmax(-1) + data.x[:, 1:, 3:6].argmax(-1)
+    noise = data.x[:, 1:, 9:18]
+    assert set(noise.sum(-1).flatten().tolist()) == {1, 2, 3}
+    assert not noise.gather(-1, cell[..., None]).any()
+    told = data.x[:, 1:, 18:]
+    assert not told[:, :3].any()
+    assert torch.equal(told[:, 3:].argmax(-1), data.y[:, 3:-1])
+    assert (told[:, 3:].sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize(("relation", "own"), [("in-line", True), ("other-in-line", False)])
+def test_cells_in_a_line_match(relation: str, own: bool) -> None:
+    data = NBack(5, stimuli="grid", relation=relation, lures=0.5, samples=200).train_stream[1].dataset
+    kinds = set()
+    for x, y in zip(data.x[:, 1:, :6].tolist(), data.y[:, 1:].tolist(), strict=True):
+        at = [(step[:3].index(1), step[3:].index(1)) for step in x]
+        for t in range(2, 24):
+            (row, column), (row_, column_) = at[t], at[t - 2]
+            matches = (own, True)[row != row_ or column != column_] and (row == row_ or column == column_)
+            assert y[t] == int(matches)
+            kinds.add((matches, at[t] == at[t - 2]))
+        assert sum(y[2:]) == 8
+    assert kinds == {(True, False), (False, False), (own, True)}
+
+
 def test_sensitivity_is_the_difference_of_the_two_quantiles() -> None:
     assert detection.sensitivity(84, 16, 16, 84) == pytest.approx(2 * 0.994458, abs=1e-5)
     assert detection.sensitivity(50, 50, 50, 50) == 0
@@ -146,6 +195,8 @@ def test_the_larger_n_the_smaller_the_sensitivity_after_the_same_training() -> N
         ({"experiences": 0, "matches": 0}, ["experiences=0", "matches=0"]),
         ({"trials": 10}, ["trials=10", "need 11"]),
         ({"lures": 1.5, "alphabet": 1}, ["lures=1.5", "alphabet=1"]),
+        ({"relation": "in-line", "noise": 9}, ["relation=in-line", "noise=9", "8 are there"]),
+        ({"noise": -1}, ["noise=-1"]),
         ({"stimuli": "grid", "alphabet": 8}, ["alphabet=8", "square"]),
     ],
 )

@@ -78,6 +78,33 @@ def test_couples_use_a_part_of_the_combinations() -> None:
     assert chisquare(list(counts.values())).pvalue > 0.01
 
 
+def test_two_periods_have_their_own_classes() -> None:
+    for law in ("uniform", "zipf"):
+        early, late = (
+            {c for task in half for c in task}
+            for found in [tasks(law, 401, periods="incremental")]
+            for half in (found[:201], found[201:])
+        )
+        assert (early, late) == ({0, 1, 2}, {3, 4, 5})
+        found = tasks(law, 401, periods="forgetting")
+        assert {c for task in found[:201] for c in task} == set(range(6))
+        assert {c for task in found[201:] for c in task} == {0, 1, 2}
+        assert found[:201] == tasks(law, 401)[:201]
+
+
+def test_what_was_seen_often_grows_rare() -> None:
+    """With a reduction that no noise can undo each class comes in turn; with a mild one counts even out."""
+    strict = tasks("uniform", 60, reduction=1e30)
+    for start in range(0, 60, 3):
+        assert sorted(c for task in strict[start : start + 3] for c in task) == list(range(6))
+    spread = {
+        reduction: max(counts.values()) - min(counts.values())
+        for reduction in (1.0, 1.2)
+        for counts in [Counter(c for task in tasks("zipf", 400, reduction=reduction) for c in task)]
+    }
+    assert spread[1.2] < 0.2 * spread[1.0]
+
+
 def test_samples_are_those_of_the_tasks_classes_drawn_anew() -> None:
     scenario = SCoLe(1, experiences=30, classes=3, samples=31)
     pool = {
@@ -140,6 +167,11 @@ def test_knowledge_accumulates_and_masking_helps() -> None:
         ({"exponent": -1.0}, "exponent=-1"),
         ({"replace": 1.5}, "replace=1.5"),
         ({"fraction": 0.0}, "fraction=0.0"),
+        ({"reduction": 0.5}, "reduction=0.5"),
+        ({"periods": "forgetting", "classes": 6}, "five classes are there"),
+        ({"periods": "incremental", "experiences": 1}, "two periods"),
+        ({"periods": "incremental", "occurrence": "cyclic"}, "for uniform and zipf"),
+        ({"reduction": 2.0, "occurrence": "couples"}, "for uniform and zipf"),
         ({"samples": 1}, "2 classes have 2 to"),
         ({"samples": 5000}, "samples=5000"),
         ({"occurrence": "couples", "fraction": 0.02}, "would be in no task"),

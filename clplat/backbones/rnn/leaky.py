@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clplat.backbones.rnn.cells import Cell, States
 from clplat.backbones.rnn.recurrent import Recurrent
+from clplat.backbones.units import Units
 
 
 class Leaky(Cell):
@@ -57,6 +58,15 @@ class LeakyRNN(Recurrent):
 
     def __init__(self, input_size: int, **recurrent: Any) -> None:
         super().__init__(input_size, Leaky, NoLoops, **recurrent)
+
+    def units(self) -> list[Units]:
+        """Neurons: a tau of zero acts as one, so a neuron that nothing makes forgets at once and puts out zero."""
+        found = []
+        for layer in range(len(self.hh)):
+            above = [f"ih.{layer + 1}.weight"] if layer + 1 < len(self.hh) else []
+            maps = [f"{part}.{layer}.{kind}" for part in ("ih", "hh") for kind in ("weight", "bias")]
+            found.append(Units(self.output_size, (*maps, f"cells.{layer}.tau"), (f"hh.{layer}.weight", *above)))
+        return found
 
     def timescales(self) -> list[Tensor]:
         """tau as it acts, (hidden,) for each layer."""
