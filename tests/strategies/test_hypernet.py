@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -148,20 +149,29 @@ def test_keeps_tasks_that_naive_forgets() -> None:
     assert hypernet["ACC"] > naive["ACC"] + 0.02
 
 
+@cache
+def copied(strategy: str, *options: str) -> dict[str, Any]:
+    """The summary of a run on two tasks of permuted copy."""
+    shared = [
+        "scenario=permuted-copy", "scenario.experiences=2", "backbone=lstm", "backbone.hidden=64", "optimizer=adam",
+        "optimizer.lr=0.005", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    summary: dict[str, Any] = run(build(compose([f"strategy={strategy}", *shared, *options]), Ranks()))["summary"]
+    return summary
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "sizes"),
-    [("hypernet", ("hidden=200", "chunk=5000")), ("dp-hypernet", ("hidden=128", "chunk=2000"))],
+    [
+        ("hypernet", ("strategy.hidden=200", "strategy.chunk=5000")),
+        ("dp-hypernet", ("strategy.hidden=128", "strategy.chunk=2000")),
+    ],
 )
 def test_recurrent_weights_are_generated_and_kept_on_permuted_copy(strategy: str, sizes: tuple[str, ...]) -> None:
     """As in Ehret et al. 2021: the hypernetwork keeps what plain training of the same network forgets."""
-    options = [
-        "scenario=permuted-copy", "scenario.experiences=2", "backbone=lstm", "backbone.hidden=64", "optimizer=adam",
-        "optimizer.lr=0.005", "trainer.max_epochs=50", "trainer.accelerator=cpu",
-    ]  # fmt: skip
-    own = [f"strategy.{option}" for option in ("embedding=32", "beta=1", *sizes)]
-    kept = run(build(compose([f"strategy={strategy}", *options, *own]), Ranks()))["summary"]
-    lost = run(build(compose(["strategy=naive", *options, "trainer.max_epochs=30"]), Ranks()))["summary"]
+    kept = copied(strategy, "trainer.max_epochs=50", "strategy.embedding=32", "strategy.beta=1", *sizes)
+    lost = copied("naive", "trainer.max_epochs=30")
     assert kept["ACC"] > 0.98
     assert kept["forgetting"] < 0.01
     assert lost["learning_accuracy"] > 0.98
