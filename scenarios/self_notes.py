@@ -38,7 +38,7 @@ class SelfNotes(Scenario):
     position before it: notes, answers, and at each STOP whether it writes (NOTE) or reads on (GO, which is only ever
     asked). All asked tokens of a sample are right given the right ones before them exactly when a model that reads
     token by token and writes its own notes writes these and answers right: that is ``sequence_accuracy``, the main
-    measure. (A wrong note that does no harm counts as wrong.) ``share`` of the training samples have notes; the others
+    measure. (A wrong note that does no harm counts as wrong.) ``noted`` of the training samples have notes; the others
     ask for the answer alone, at whatever form (semi-supervised).
 
     Experience e has ``first + e`` hops, or ``first + e`` times ``statements`` statements, in train and test. The slice
@@ -64,7 +64,7 @@ class SelfNotes(Scenario):
         names: different things, or variables.
         statements: of a program, for each unit of its length.
         numbers: values of a variable, 0 and up.
-        share: of the training samples that have notes.
+        noted: share of the training samples that have notes.
         samples: training samples in an experience.
         test_samples: test samples in an experience.
     """
@@ -82,7 +82,7 @@ class SelfNotes(Scenario):
         names: int = 10,
         statements: int = 10,
         numbers: int = 8,
-        share: float = 1.0,
+        noted: float = 1.0,
         samples: int = 512,
         test_samples: int = 128,
     ) -> None:
@@ -94,15 +94,15 @@ class SelfNotes(Scenario):
             problems.append(f"scenario.names={names}: {needed} are needed")
         if task == "program" and statements * first < names:
             problems.append(f"scenario.statements={statements}: each of {names} variables needs one, to begin with")
-        if not 0 <= share <= 1:
-            problems.append(f"scenario.share={share}: a share from 0 to 1 is needed")
+        if not 0 <= noted <= 1:
+            problems.append(f"scenario.noted={noted}: a share from 0 to 1 is needed")
         if problems:
             raise UsageError(*problems)
         steps = _most_tokens(task, form, chains * longest, statements * longest)
 
         def make(e: int, name: str, n: int, source: torch.Generator) -> TensorData:
             units = first + e + (beyond if name == "longer" else 0)
-            noted = share if name == "train" else 1.0
+            share = noted if name == "train" else 1.0
 
             def draw(rows: int) -> tuple[Tensor, Tensor, Tensor]:
                 """The bare samples, which tell train from test in whatever form they are, and x and y."""
@@ -114,7 +114,7 @@ class SelfNotes(Scenario):
                         if task == "story"
                         else _program(die, units * statements, names, numbers)
                     )
-                    shown, asked = _written(tale, form if die.random() < noted else "none")
+                    shown, asked = _written(tale, form if die.random() < share else "none")
                     bare.append(_filled(_written(tale, "none")[0], steps, BLANK))
                     x.append(_filled(shown, steps, BLANK))
                     y.append(_filled(asked, steps, IGNORED))

@@ -67,7 +67,7 @@ def test_files_of_others_are_never_touched(capsys, make):  # noqa: F811
     assert main(["report", "run", "--output", "."]) == 2
     assert "no report of clplat" in capsys.readouterr().err
     assert Path("index.html").read_text() == "mine"
-    assert main(["report", "run", "--output", "index.html/below"]) == 1
+    assert main(["report", "run", "--output", "index.html/below"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -93,7 +93,7 @@ def test_every_note_and_answer_follows_from_what_was_said(task: Any, form: Any) 
 
 
 def test_a_share_of_the_training_samples_has_notes_and_all_tests_have() -> None:
-    scenario = SelfNotes(0, first=2, experiences=1, share=0.3, samples=400)
+    scenario = SelfNotes(0, first=2, experiences=1, noted=0.3, samples=400)
     noted = (scenario.train_stream[0].dataset.x == NOTE).any(1).float().mean()
     assert 0.2 < float(noted) < 0.4
     assert (scenario.test_stream[0].dataset.x == NOTE).any(1).all()  # the last link of a chain always says something
@@ -102,7 +102,7 @@ def test_a_share_of_the_training_samples_has_notes_and_all_tests_have() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"experiences": 0, "beyond": 0, "share": 1.5}, ["experiences=0", "beyond=0", "share=1.5"]),
+        ({"experiences": 0, "beyond": 0, "noted": 1.5}, ["experiences=0", "beyond=0", "noted=1.5"]),
         ({"names": 9}, ["names=9", "10 are needed"]),
         ({"task": "program", "statements": 4}, ["statements=4", "10 variables"]),
     ],
