@@ -11,8 +11,9 @@ from torch import Tensor
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.randomness import generator
-from clplat.scenario import Scenario, Spec, TensorData, stream
+from clplat.scenario import Scenario, TensorData, stream
 from clplat.scenarios.generated import BLANK, at_least
+from clplat.scenarios.symbols import answered_whole
 
 Part = tuple[Tensor, bool]  # tokens (n, k), and whether they must be said
 
@@ -102,15 +103,7 @@ class RandomMemoryAccess(Scenario):
             asked = id_P[taught:], text_PSW[taught:]
             test.append(_samples([_written(*asked) if asks == "passage" else _accessed(*asked, access)], length))
         tokens = first_word + vocabulary
-        spec = Spec(
-            (length,),
-            tokens,
-            "domain",
-            encoder="tokens",
-            target="token",
-            vocabulary=tokens,
-            metric="sequence_accuracy",
-        )
+        spec = answered_whole(length, tokens)
         super().__init__(spec, stream("train", train), stream("test", test))
 
 

@@ -10,8 +10,9 @@ import torch
 
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
-from clplat.scenario import Scenario, Spec, TensorData
+from clplat.scenario import Scenario, TensorData
 from clplat.scenarios.generated import BLANK, at_least, streams
+from clplat.scenarios.symbols import answered_whole
 
 GIVES, END = 1, 2
 SYMBOLS = 3  # the first token that is a symbol
@@ -109,15 +110,7 @@ class PatternMachines(Scenario):
             return TensorData(torch.tensor(x), torch.tensor(y))
 
         tokens = SYMBOLS + symbols
-        spec = Spec(
-            (steps,),
-            tokens,
-            "domain",
-            encoder="tokens",
-            target="token",
-            vocabulary=tokens,
-            metric="sequence_accuracy",
-        )
+        spec = answered_whole(steps, tokens)
         train, test = streams(seed, "pattern-machines", experiences, samples, test_samples, make)
         slices = {}
         if unseen:

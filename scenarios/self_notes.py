@@ -12,8 +12,9 @@ from torch import Tensor
 from clplat.errors import UsageError
 from clplat.metrics.measures import IGNORED
 from clplat.randomness import generator
-from clplat.scenario import Scenario, Spec, TensorData, stream
+from clplat.scenario import Scenario, TensorData, stream
 from clplat.scenarios.generated import BLANK, at_least, drawn_apart, streams
+from clplat.scenarios.symbols import answered_whole
 
 STOP, NOTE, END, GO, ASK, ANSWER, SET, ADD, COPY = range(1, 10)
 NAMES = 10  # the first token that is a name
@@ -124,15 +125,7 @@ class SelfNotes(Scenario):
             return TensorData(x_NT, y_NT)
 
         tokens = NAMES + names + (numbers if task == "program" else 0)
-        spec = Spec(
-            (steps,),
-            tokens,
-            "domain",
-            encoder="tokens",
-            target="token",
-            vocabulary=tokens,
-            metric="sequence_accuracy",
-        )
+        spec = answered_whole(steps, tokens)
         purpose = f"self-notes/{task}"
         train, test = streams(seed, purpose, experiences, samples, test_samples, make)
         longer = [make(e, "longer", test_samples, generator(seed, f"{purpose}/longer", e)) for e in range(experiences)]

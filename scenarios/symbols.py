@@ -36,6 +36,13 @@ def next_symbol(length: int, symbols: int) -> Spec:
     return replace(spec, metric="bits", direction="min")
 
 
+def answered_whole(length: int, tokens: int) -> Spec:
+    """Sequences whose answers, of any of the tokens, are judged as a whole."""
+    return Spec(
+        (length,), tokens, "domain", encoder="tokens", target="token", vocabulary=tokens, metric="sequence_accuracy"
+    )
+
+
 def asked_where(experiences: Iterable[Experience], where: Callable[[Tensor, Tensor], Tensor]) -> tuple[Experience, ...]:
     """The same test experiences asking only some of what they ask: a slice of a scenario of tokens.
 
