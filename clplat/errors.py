@@ -43,10 +43,10 @@ class RunFailedError(ClplatError):
 
 
 def suggestion(word: str, valid: Iterable[str]) -> str:
-    """`` Did you mean 'ewc'?`` for a close match, the list of valid words when it is short, else nothing."""
+    """`` Did you mean 'ewc'?`` for a close match; the valid words, unless there is one and they are many."""
     words = sorted(valid)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     text = f" Did you mean '{close[0]}'?" if close else ""
-    if len(words) < 20:
+    if not close or len(words) < 20:
         text += f" Valid: {', '.join(words)}."
     return text

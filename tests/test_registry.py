@@ -137,6 +137,8 @@ def test_built_in_entries_can_be_loaded():
 def test_unknown_names_get_a_suggestion(plugin):
     with pytest.raises(UsageError, match=r"unknown strategy 'toy-penalti'\. Did you mean 'toy-penalty'"):
         registry.find("strategy", "toy-penalti")
+    with pytest.raises(UsageError, match=r"unknown strategy 'qqq'\. Valid: .*ewc, .*vcl"):
+        registry.find("strategy", "qqq")
     with pytest.raises(UsageError, match="Did you mean 'strategy'"):
         registry.entries("strategies")
 

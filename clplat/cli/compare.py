@@ -14,6 +14,7 @@ EPILOG = flags.examples(
     "clplat compare runs/sweep",
     "clplat compare runs --by strategy --metric ACC,forgetting --baseline ewc --format latex",
     "clplat compare runs/sweep --by strategy.importance",
+    "clplat compare runs --where scenario=split-digits --where status=done",
 )
 
 
@@ -29,6 +30,7 @@ def compare(
         str | None,
         typer.Option("--baseline", metavar="VALUE", help="Differences are taken to this; naive if there."),
     ] = None,
+    where: flags.Where = None,
     form: Annotated[
         Literal["text", "markdown", "csv", "latex", "json"], typer.Option("--format", help="How it is printed.")
     ] = "text",
@@ -42,9 +44,10 @@ def compare(
     seeds, and whatever else differs, for which all have a value.
     """
     from clplat.report import comparison, formats
+    from clplat.report.query import query
     from clplat.report.runs import load_runs
 
-    loaded = load_runs(runs)
+    loaded = query(load_runs(runs), where or ())
     for run in loaded:
         for problem in run.problems:
             print(f"warning: {problem}", file=sys.stderr)

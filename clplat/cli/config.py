@@ -134,7 +134,7 @@ def _configuration(path: Path, folders: Sequence[Path] | None) -> dict[str, Any]
 @app.command("schema", epilog=flags.examples("clplat config schema --output clplat.schema.json"))
 def schema(
     target: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Where it goes; standard output if not given.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where it goes; standard output if not given.")
     ] = None,
     config_dir: flags.ConfigDir = None,
     traceback: flags.Traceback = False,

@@ -46,6 +46,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Tell nothing but errors; s
 JsonAtEnd = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the results; short for trainer.progress=json.")
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="KEY=VALUE", help="Only these; also !=, <, <=, >, >=, ~; repeatable."),
+]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]  # read by app.run
 
 

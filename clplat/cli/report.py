@@ -28,7 +28,8 @@ EPILOG = flags.examples(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or folders with runs below.")],
     target: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR|FILE", help="Where the page goes; report/ if not given.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR|FILE", help="Where the page goes; report/ if not given."),
     ] = None,
     pictures: Annotated[
         Literal["png", "svg", "pdf"] | None, typer.Option("--export", help="Write each figure as a picture as well.")

@@ -26,15 +26,11 @@ RM_EPILOG = flags.examples("clplat rm runs/ewc-transformer-permuted-digits-s0", 
 Places = Annotated[
     list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories, or folders with runs; runs/.")
 ]
-Where = Annotated[
-    list[str] | None,
-    typer.Option("--where", metavar="KEY=VALUE", help="Only these; also !=, <, <=, >, >=, ~; repeatable."),
-]
 
 
 def runs(
     places: Places = None,
-    where: Where = None,
+    where: flags.Where = None,
     sort: Annotated[
         str | None, typer.Option("--sort", metavar="KEY", help="Largest first; -KEY for the smallest first.")
     ] = None,
@@ -108,7 +104,7 @@ def rm(
     places: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run directories, or folders with runs below.")
     ],
-    where: Where = None,
+    where: flags.Where = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     traceback: flags.Traceback = False,
 ) -> int:

@@ -118,3 +118,14 @@ def test_compare_says_what_it_left_out(capsys, make):  # noqa: F811
     captured = capsys.readouterr()
     assert json.loads(captured.out)["rows"][0]["n"] == 2
     assert captured.err == "left out: c: failed (2 evaluated)\n"
+
+
+def test_compare_and_report_of_some(capsys, make):  # noqa: F811
+    for seed in range(3):
+        make(f"runs/s{seed}", seed=seed)
+    assert main(["compare", "runs", "--where", "seed<2", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["n"] == 2
+    assert main(["compare", "runs", "--where", "sede=1"]) == 2
+    assert "Did you mean 'seed'" in capsys.readouterr().err
+    assert main(["report", "runs", "-o", "pages"]) == 0
+    assert Path("pages/index.html").is_file()
