@@ -14,7 +14,7 @@ from typing import Any
 
 from clplat import registry, sizing, yamlfile
 from clplat.errors import UsageError, suggestion
-from clplat.options import Option, Text, convert, plain, spell
+from clplat.options import Option, Text, convert, nesting, plain, spell
 from clplat.registry import Entry
 
 GROUPS = ("strategy", "backbone", "scenario", "optimizer", "trainer", "logger", "cluster")
@@ -359,7 +359,7 @@ class _Values:
         elif not inner:
             value = _checked(given, path, option, self.problems, _FAILED)
             (self.failed.add(name) if value is _FAILED else self.given.update({name: value}))
-        elif len(inner) <= spell(option.type).split(" | ")[0].count("dict["):
+        elif len(inner) <= nesting(option.type):
             before = self.given.get(name, plain(option.default) or {})
             value = given.value.value if isinstance(given.value, Text) else given.value
             whole = _Given(_put(before, inner, value), given.where)

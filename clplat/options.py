@@ -72,6 +72,15 @@ def spell(type_: Any) -> str:
     return f"{origin.__name__}[{', '.join('...' if a is ... else spell(a) for a in args)}]"
 
 
+def nesting(type_: Any) -> int:
+    """How many keys lead into a value of a type, of several its first: 0 for a plain value, 1 for ``dict[str, int]``,
+    2 for a dict of these."""
+    args = typing.get_args(type_)
+    if is_union(type_):
+        return nesting(args[0])
+    return 1 + nesting(args[1]) if typing.get_origin(type_) is dict else 0
+
+
 def shown(value: Any) -> str:
     """A value as one would write it in YAML or on the command line."""
     value = value.value if isinstance(value, Text) else value

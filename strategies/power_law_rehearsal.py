@@ -81,7 +81,7 @@ class PowerLawRehearsal(Strategy):
         if environment == "power" and offset == 0 and budget is None:
             raise UsageError("power-law-rehearsal: offset=0 needs a budget: a lag of 0 would weigh infinitely much")
         self.environment, self.exponent, self.offset, self.decay = environment, exponent, offset, decay
-        self.budget, self.lag, self.criterion = budget, lag, criterion
+        self.budget, self.lag = budget, lag
         self._seen: list[TensorData] = []  # no state: adapt is replayed on resume, and meets them all again
         self._last: list[int] = []  # the experience in which each was last trained on
         self.counts: list[int] = []  # of each older experience in the current one
@@ -153,7 +153,7 @@ class PowerLawRehearsal(Strategy):
         first = self.steps[0] if self.steps else None
         facilitation = [first / steps if first and steps else None for steps in self.steps]
         return {
-            "criterion": self.criterion,
+            "criterion": self.mastery.value,
             "steps_to_criterion": self.steps,
             "forward_facilitation": facilitation,
             "expected": self.expected,

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +126,15 @@ def _make(
         undo.run(run)
         code.write(run, *snapshot)
         runs.append(run)
-    batch = batch_of(configs, runs)
-    if not batch.several:
-        return batch
+    if len(runs) == 1:
+        return batch_of(configs, runs)
     for folder in _folders(configs, runs[0].parent):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             break
     undo.folder(folder)
     directory.write_atomic(folder / "runs.txt", "".join(f"{run}\n" for run in runs))
-    return replace(batch, folder=folder, name=f"clplat-{folder.name}")
+    return batch_of(configs, runs, folder)
 
 
 class _Undo:

@@ -200,9 +200,8 @@ def parts_of_outputs(target: Target, logits: Tensor, y: Tensor) -> Tensor:
     """:func:`first_parts` of each output of bits by itself, (2, F); of any other target (2, 1)."""
     if target != "bits":
         return first_parts(target, logits, y).unsqueeze(1)
-    asked_NTF = y != IGNORED
-    right_NTF = ((logits > 0) == (y == 1)) & asked_NTF
-    return torch.stack([right_NTF.flatten(0, -2).sum(0), asked_NTF.flatten(0, -2).sum(0)]).double()
+    entries = bit_entries(logits, y)
+    return torch.stack([entries[name].flatten(0, -2).sum(0) for name in FIRST[target]]).double()
 
 
 def values(target: Target, totals: Tensor) -> dict[str, float]:
