@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["clplat.worker", "clplat.lightning", "tests.harness", "sklearn.datasets"])
+IMPORTED = ("clplat.worker", "clplat.lightning", "clplat.cli.app", "clplat.cli.fit", "tests.harness", "sklearn.datasets")
+_context.set_forkserver_preload([*IMPORTED, "tests.frozen"])
 
 KILLED = -signal.SIGKILL
 # Keys of results.json that tell the time and may differ between equal runs.
@@ -35,6 +36,8 @@ class Outcome:
     codes: list[int]
     points: Counter[str]
     output: str
+    stdout: str = ""  # of a command
+    stderr: str = ""
 
 
 def make(run_dir: Path, overrides: Sequence[str], **flags: Any) -> Path:
@@ -127,10 +130,15 @@ def command(
         process.kill()
         process.join()
     points = _collected(results)
-    output = Path(cwd) / "command.out"
-    text = output.read_text()
-    output.unlink()
-    return Outcome([process.exitcode if process.exitcode is not None else 1], points, text)
+    stdout, stderr = (_taken(Path(cwd) / f"command.{stream}") for stream in ("out", "err"))
+    code = process.exitcode if process.exitcode is not None else 1
+    return Outcome([code], points, stdout + stderr, stdout, stderr)
+
+
+def _taken(path: Path) -> str:
+    text = path.read_text()
+    path.unlink()
+    return text
 
 
 def _command(
@@ -143,7 +151,7 @@ def _command(
     results: Any,
 ) -> None:
     os.chdir(cwd)
-    _redirect(Path("command.out"))
+    _redirect(Path("command.out"), Path("command.err"))
     import torch
 
     from clplat.cli import main
@@ -186,10 +194,9 @@ def _limit(bytes_of_a_file: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_of_a_file, bytes_of_a_file))
 
 
-def _redirect(path: Path) -> None:
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def _redirect(out: Path, err: Path | None = None) -> None:
+    for descriptor, path in ((1, out), (2, err or out)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
 
 
 def _watch(kill_at: tuple[str, int] | None, number: int, times: int = 1) -> Counter[str]:

@@ -117,15 +117,11 @@ def test_state_survives_a_safe_load_whatever_its_shape(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", cases.each_strategy())
-def test_same_seed_same_end_and_another_seed_another(strategy: str) -> None:
-    digests = [run(built(strategy, f"seed={seed}"))["weights_sha256"] for seed in (5, 5, 6)]
-    assert digests[0] == digests[1] != digests[2]
-
-
-@pytest.mark.parametrize("strategy", cases.each_strategy())
-def test_dispatch_does_not_matter(strategy: str) -> None:
-    digests = {run(built(strategy, f"trainer.dispatch={n}"))["weights_sha256"] for n in (1, 3, 64)}
-    assert len(digests) == 1
+def test_the_seed_alone_decides_the_end_and_dispatch_does_not_matter(strategy: str) -> None:
+    ends = [run(built(strategy, *more))["weights_sha256"] for more in (
+        ("seed=5",), ("seed=5", "trainer.dispatch=1"), ("seed=5", "trainer.dispatch=64"), ("seed=6",)
+    )]  # fmt: skip
+    assert ends[0] == ends[1] == ends[2] != ends[3]
 
 
 @pytest.mark.parametrize(

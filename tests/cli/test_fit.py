@@ -1,4 +1,5 @@
-"""Whole runs through the front door, as real processes. Each pays for the imports, so few are made and all shared."""
+"""Whole runs through the front door. What a real process of its own shows, with its signals and its ranks, is few runs
+that others share, since each pays for the imports; other commands are forked (:mod:`tests.harness`)."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests import harness
+
 pytestmark = pytest.mark.slow
 
 SMALL = ["--strategy", "er", "--backbone", "mlp", "backbone.hidden=16", "scenario.experiences=2"]
@@ -24,8 +27,13 @@ SUMMARY = {
 WATCHED = {"min_ACC", "WC_ACC", "AAA", "stability_gap", "windowed_forgetting"}  # with eval.every only; else null
 
 
-def clplat(*argv: str, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*argv), cwd=cwd, env=surroundings(), capture_output=True, text=True, **more)
+def process(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*argv), cwd=cwd, env=surroundings(), capture_output=True, text=True)
+
+
+def clplat(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    outcome = harness.command(*argv, cwd=cwd)
+    return subprocess.CompletedProcess(argv, outcome.codes[0], outcome.stdout, outcome.stderr)
 
 
 def command(*argv: str) -> list[str]:
@@ -49,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(place: Path) -> subprocess.CompletedProcess[str]:
     """A run of a few seconds in ``place/whole``."""
-    return clplat("fit", *SMALL, "run.dir=whole", cwd=place)
+    return process("fit", *SMALL, "run.dir=whole", cwd=place)
 
 
 def test_what_a_run_leaves(fitted, place):
@@ -150,19 +158,19 @@ def test_a_stopped_run_goes_on_to_the_same_end(fitted, place):
     argv = command("fit", *SMALL, "run.dir=stopped", "trainer.dispatch=1", "--json")
     pipe = subprocess.PIPE
     run_dir = place / "stopped"
-    with subprocess.Popen(argv, cwd=place, env=surroundings(), stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(argv, cwd=place, env=surroundings(), stdout=pipe, stderr=pipe, text=True) as started:
         deadline = time.monotonic() + 120
         # The first line of the record is the untrained network's, so training is about to begin.
         while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert started.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 75
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert json.loads(process.stdout.read()) == {"run": "stopped", "status": "preempted", "exit_code": 75}
-        assert "go on with: clplat resume stopped" in process.stderr.read()
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(60) == 75
+        assert started.stdout is not None
+        assert started.stderr is not None
+        assert json.loads(started.stdout.read()) == {"run": "stopped", "status": "preempted", "exit_code": 75}
+        assert "go on with: clplat resume stopped" in started.stderr.read()
     assert json.loads((run_dir / "status.json").read_text())["status"] == "preempted"
     assert not (run_dir / "results.json").exists()
     done = clplat("resume", "stopped", cwd=place)
@@ -172,7 +180,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(fitted, place):
 
 
 def test_two_ranks(fitted, place):
-    done = clplat("fit", *SMALL, "trainer.devices=2", "run.dir=two", cwd=place)
+    done = process("fit", *SMALL, "trainer.devices=2", "run.dir=two", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "starting 2 ranks" in done.stderr
     found, alone = results(place / "two"), results(place / "whole")

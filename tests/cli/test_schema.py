@@ -23,37 +23,37 @@ def is_type(value, name):
 
 def fits(value, rule, root):
     """Whether a value is valid, by the keywords that our schema has; any other keyword is an error of the test."""
-    if isinstance(rule, bool):
-        return rule
+    return rule if isinstance(rule, bool) else all(_checks(value, rule, root))
+
+
+def _checks(value, rule, root):
+    """What a rule asks, one thing after the other."""
     known = {"$ref", "$schema", "$defs", "title", "description", "default", "type", "enum", "const", "pattern"}
     known |= {"anyOf", "oneOf", "properties", "required", "additionalProperties", "unevaluatedProperties"}
     known |= {"items", "prefixItems", "minItems"}
     assert set(rule) <= known, set(rule) - known
     target = root["$defs"][rule["$ref"].removeprefix("#/$defs/")] if "$ref" in rule else {}
     types = rule.get("type", [])
-    checks = [
-        "$ref" not in rule or fits(value, target, root),
-        not types or any(is_type(value, name) for name in ([types] if isinstance(types, str) else types)),
-        "enum" not in rule or any(value == v and type(value) is type(v) for v in rule["enum"]),
-        "const" not in rule or value == rule["const"],
-        not isinstance(value, str) or re.search(rule.get("pattern", ""), value) is not None,
-        "anyOf" not in rule or any(fits(value, part, root) for part in rule["anyOf"]),
-        "oneOf" not in rule or sum(fits(value, part, root) for part in rule["oneOf"]) == 1,
-    ]
+    yield not types or any(is_type(value, name) for name in ([types] if isinstance(types, str) else types))
+    yield "enum" not in rule or any(value == v and type(value) is type(v) for v in rule["enum"])
+    yield "const" not in rule or value == rule["const"]
+    yield not isinstance(value, str) or re.search(rule.get("pattern", ""), value) is not None
     if isinstance(value, dict):
         named = rule.get("properties", {})
         evaluated = {**target.get("properties", {}), **named}
-        checks += [fits(value[key], part, root) for key, part in named.items() if key in value]
-        checks += [key in value for key in rule.get("required", [])]
+        yield not (value.keys() - evaluated.keys()) or rule.get("unevaluatedProperties", True)
+        yield all(key in value for key in rule.get("required", []))
+        yield all(fits(value[key], part, root) for key, part in named.items() if key in value)
         others = rule.get("additionalProperties", True)
-        checks += [fits(value[key], others, root) for key in value.keys() - named.keys()]
-        checks += [not (value.keys() - evaluated.keys()) or rule.get("unevaluatedProperties", True)]
+        yield all(fits(value[key], others, root) for key in value.keys() - named.keys())
     if isinstance(value, list):
         first = rule.get("prefixItems", [])
-        checks += [fits(item, part, root) for item, part in zip(value, first, strict=False)]
-        checks += [fits(item, rule.get("items", True), root) for item in value[len(first) :]]
-        checks.append(len(value) >= rule.get("minItems", 0))
-    return all(checks)
+        yield all(fits(item, part, root) for item, part in zip(value, first, strict=False))
+        yield all(fits(item, rule.get("items", True), root) for item in value[len(first) :])
+        yield len(value) >= rule.get("minItems", 0)
+    yield "$ref" not in rule or fits(value, target, root)
+    yield "anyOf" not in rule or any(fits(value, part, root) for part in rule["anyOf"])
+    yield "oneOf" not in rule or sum(fits(value, part, root) for part in rule["oneOf"]) == 1
 
 
 @pytest.fixture(scope="module")
