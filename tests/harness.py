@@ -21,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-IMPORTED = ("clplat.worker", "clplat.lightning", "clplat.cli.app", "clplat.cli.fit", "tests.harness", "sklearn.datasets")
-_context.set_forkserver_preload([*IMPORTED, "tests.frozen"])
+_context.set_forkserver_preload(
+    [
+        "clplat.worker", "clplat.lightning", "clplat.cli.app", "clplat.cli.fit", "tests.harness", "sklearn.datasets",
+        "tests.frozen",
+    ]
+)  # fmt: skip
 
 KILLED = -signal.SIGKILL
 # Keys of results.json that tell the time and may differ between equal runs.
