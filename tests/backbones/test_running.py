@@ -17,6 +17,7 @@ from clplat.backbones.linear.lightnet import Additive
 from clplat.backbones.linear.retnet import Retention
 from clplat.backbones.ops.log_sums import LOW, log_sums, log_sums_loop
 from clplat.backbones.ops.running_softmax import Average, running_softmax_chunk, running_softmax_loop
+from clplat.errors import UsageError
 
 from .helpers import TOLERANCE, assert_close, inputs
 from .test_decay import resets
@@ -183,6 +184,16 @@ def test_hgrn2_floors_rise_with_the_layers() -> None:
     assert rules[0].floor is None
     for number, rule in enumerate(rules[1:], 1):
         assert_close(rule.floor.sigmoid(), torch.full((8,), number / 4), 1e-6)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.9])
+def test_hgrn2_floors_start_where_one_says(floor: float) -> None:
+    network = HGRN2(5, dim=8, heads=2, layers=3, floor=floor)
+    for mixer in network.mixers:
+        start = mixer.heads.rule.floor
+        assert (0.0 if start is None else float(start.detach().sigmoid().mean())) == pytest.approx(floor)
+    with pytest.raises(UsageError, match="floor=1 is not from 0 to below 1"):
+        HGRN2(5, floor=1)
 
 
 @pytest.mark.slow
