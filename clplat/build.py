@@ -15,7 +15,7 @@ from clplat.backbones.encoder import Encoder, encoded_shape
 from clplat.backbones.readout import readout_size
 from clplat.config import parts
 from clplat.errors import UsageError
-from clplat.heads.head import GrowingHead, PerTaskHead, SharedHead
+from clplat.heads.head import GrowingHead, PerTaskHead, SharedHead, TiedHead
 from clplat.learner import Learner
 from clplat.pairing import given, missing
 from clplat.randomness import derive
@@ -115,7 +115,7 @@ def assemble(
     features = width if spec.target in PER_STEP else readout_size(readout, T, width)
     learner = Learner(
         backbone,
-        _head(learner_settings.head, features, scenario),
+        _head(learner_settings.head, features, scenario, encoder),
         strategy,
         encoder=encoder,
         readout=readout,
@@ -265,8 +265,15 @@ def _encoder(wanted: str, backbones_own: str | None, spec: Spec) -> str:
     return "tokens" if spec.vocabulary else "vectors"
 
 
-def _head(wanted: str, features: int, scenario: Scenario) -> nn.Module:
+def _head(wanted: str, features: int, scenario: Scenario, encoder: Encoder) -> nn.Module:
     spec = scenario.spec
+    if wanted == "tied":
+        if encoder.embedding is None or spec.target != "token" or spec.classes > encoder.embedding.num_embeddings:
+            raise UsageError(
+                "learner.head=tied needs a scenario whose answers are tokens of its inputs, which this one's are not: "
+                "choose shared, or e.g. --scenario part-of-speech"
+            )
+        return TiedHead(features, encoder.embedding, spec.classes)
     if wanted == "per-task" and spec.setting != "task":
         raise UsageError(
             "learner.head=per-task needs task labels, which this scenario does not give: choose a task-incremental "

@@ -82,14 +82,14 @@ class LearnerSettings:
     Args:
         encoder: how a sample becomes a sequence of vectors; auto asks the backbone, then the scenario.
         embedding: size of a token's vector, where inputs are tokens.
-        head: one head for all tasks, one for each, or one that grows with the classes; auto takes per-task when the
-            scenario gives task labels, else shared.
+        head: one head for all tasks, one for each, one that grows with the classes, or one tied to the embeddings, by
+            which answer c is token c; auto takes per-task when the scenario gives task labels, else shared.
         readout: which steps of the output the head sees; auto asks the backbone.
     """
 
     encoder: Literal["auto", "rows", "pixels", "patches", "vectors", "image", "tokens"] = "auto"
     embedding: int = 64
-    head: Literal["auto", "shared", "per-task", "growing"] = "auto"
+    head: Literal["auto", "shared", "per-task", "growing", "tied"] = "auto"
     readout: Literal["auto", "last", "mean", "flatten"] = "auto"
 
 

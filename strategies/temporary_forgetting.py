@@ -26,10 +26,12 @@ class TemporaryForgetting(Strategy):
     draw is the one that the table is initialised with. The optimiser takes the new table as a new parameter, with no
     moments and no count of steps, and goes on as before with all others (the released code clears the moments of all).
 
-    Measured here is that facts stay out of the weights while the table is reset. The paper's own probes (held-out
-    tokens under a random table, known nouns in the place of adjectives) are not: they need its stream of nouns and
-    adjectives and an output layer tied to the table, so that a token that was never trained can be answered; our heads
-    are not tied.
+    Measured: facts stay out of the weights while the table is reset. On nouns and adjectives as in the paper
+    (``--scenario part-of-speech learner.head=tied`` with 40 words, 768 steps, K = 50, N = 450; seeds 0, 1, 2) the probe
+    `novel-tokens` finds 0.77, 0.74, 0.70 right on words that were never seen, 0.77, 0.79, 0.64 where forgetting never
+    stops, and 0.05, 0.03, 0.02 without. Without, 0.73, 0.65, 0.70 of the words in the other's place are answered by
+    heart, after temporary forgetting 0.41, 0.45, 0.23. That this is more than under forgetting that never stops (0.24,
+    0.23, 0.48) does not hold for each seed of so small a training.
 
     Args:
         every: K, steps between two resets; the authors take 1000 for active and 10 for temporary forgetting.

@@ -8,6 +8,7 @@ from torch import nn
 from clplat import registry
 from clplat.fisher import FisherBatch, coverage, diagonal_fisher, naive_fisher
 from clplat.heads import StackedLinear
+from clplat.heads.head import TiedHead
 from tests.backbones.helpers import each_name
 
 KINDS = ("exact", "sampled", "empirical", "batched", "sensitivity")
@@ -208,6 +209,17 @@ class Tied(nn.Module):
 
 def test_tied_weights_and_a_module_used_twice():
     agree(Tied(), [make_batch(torch.randint(C, (N, T)))], expected_ways={"token.weight": "vmap"})
+
+
+def test_a_head_that_is_tied_to_the_embeddings():
+    embedding = nn.Embedding(C, D)
+    module = nn.ModuleDict({"embedding": embedding, "head": TiedHead(D, embedding, C)})
+
+    def logits(x, task):
+        return module["head"](embedding(x).mean(1).tanh(), task)
+
+    batches = [make_batch(torch.randint(C, (N, T)))]
+    agree(module, batches, logits=logits, expected_ways={"embedding.weight": "vmap"})
 
 
 def test_one_parameter_under_two_names():

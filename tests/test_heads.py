@@ -1,12 +1,22 @@
-"""StackedLinear: each sample by the layer of its own label."""
+"""StackedLinear, each sample by the layer of its own label; and the head that is tied to the embeddings."""
 
 import pytest
 import torch
 from torch import nn
 
+from clplat.build import build
+from clplat.config import compose
+from clplat.errors import UsageError
 from clplat.heads import StackedLinear
+from clplat.loop import Run
+from clplat.ranks import Ranks
 
 F64 = torch.float64
+TOKENS = [
+    "scenario=part-of-speech", "scenario.experiences=2", "scenario.samples=60", "scenario.test_samples=10",
+    "scenario.words=10", "backbone=gru", "backbone.hidden=8", "strategy=naive", "trainer.accelerator=cpu",
+    "trainer.max_epochs=1",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("tasks", "size"), [(1, 6), (4, 6), (9, 3)])  # the three forms of forward
@@ -89,3 +99,36 @@ def test_under_vmap_and_functional_call():
     head(x, index).square().sum().backward()
     for name, p in head.named_parameters():
         torch.testing.assert_close(found[name].sum(0), p.grad)
+
+
+def test_a_tied_head_scores_by_the_embeddings_under_their_one_name():
+    one = build(compose([*TOKENS, "learner.head=tied", "learner.embedding=6"]), Ranks())
+    learner = one.learner
+    assert {name for name in learner.network() if "backbone" not in name} == {
+        "encoder.embedding.weight", "head.projection.weight",
+    }  # fmt: skip
+    features = torch.randn(4, 7, learner.head.projection.in_features)
+    table, W = learner.encoder.embedding.weight, learner.head.projection.weight
+    expected = torch.einsum("ntf,df,cd->ntc", features, W, table) / 6**0.5
+    torch.testing.assert_close(learner.head(features, torch.zeros(4)), expected)
+    x, task = one.scenario.test_stream[0].dataset.x[:3], torch.zeros(3, dtype=torch.long)
+    doubled = learner.output_with({"encoder.embedding.weight": 2 * table.detach()}, x, task)
+    with torch.no_grad():
+        table *= 2
+    torch.testing.assert_close(doubled.logits, learner(x, task))
+
+
+def test_a_tied_head_needs_answers_that_are_tokens_of_the_input():
+    for scenario in ("split-digits", "icl-iwl-burst"):
+        with pytest.raises(UsageError, match=r"learner\.head=tied needs a scenario whose answers are tokens"):
+            build(compose(["strategy=naive", f"scenario={scenario}", "learner.head=tied"]), Ranks())
+
+
+@pytest.mark.parametrize("strategy", ["er", "ewc", "temporary-forgetting"])
+def test_a_tied_head_is_trained(strategy):
+    one = build(compose([*TOKENS, f"strategy={strategy}", "learner.head=tied"]), Ranks())
+    before = one.learner.encoder.embedding.weight.detach().clone()
+    results = Run(one.learner, one.scenario, eval_settings=one.eval_settings).execute()
+    assert results["status"] == "done"
+    moved = (one.learner.encoder.embedding.weight != before).any(1)
+    assert moved.all()  # as an answer, each token gets a gradient, also one that no input has

@@ -32,6 +32,29 @@ class SharedHead(nn.Module):
         return logits
 
 
+class TiedHead(nn.Module):
+    """Scores a token by the embedding it comes in with: ``logits = E (W f) / sqrt(D)`` with the table E of the encoder
+    (Press and Wolf 2017, arXiv 1608.05859). So a token that was never an answer in training can be one.
+
+    Args:
+        features: F.
+        embedding: the encoder's own, of which E (vocabulary, D) is shared.
+        classes: number of logits; class c is token c.
+    """
+
+    def __init__(self, features: int, embedding: nn.Embedding, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.shared = (embedding,)  # no submodule: its weight is the encoder's, under one name
+        self.projection = nn.Linear(features, embedding.embedding_dim, bias=False)
+
+    def forward(self, features_NF: Tensor, task_N: Tensor) -> Tensor:
+        """Logits (N, classes), or (N, T, classes) for features (N, T, F); the task label is not looked at."""
+        table_CD = self.shared[0].weight[: self.classes]
+        logits: Tensor = self.projection(features_NF) @ table_CD.mT * table_CD.shape[1] ** -0.5
+        return logits
+
+
 class GrowingHead(nn.Module):
     """A linear head that has the classes seen so far; for a class that is still to come the logit is -inf.
 
