@@ -41,6 +41,7 @@ def two_scales_by_hand(state: np.ndarray, forcing: float, K: int, J: int) -> np.
     return np.concatenate([dx, dy])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [0, 3])
 def test_lorenz_paths_are_those_of_another_solver(fast: int) -> None:
     scenario = Lorenz96(1, experiences=2, sites=6, fast=fast, **SMALL)

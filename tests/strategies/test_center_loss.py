@@ -67,6 +67,7 @@ def test_centres_stay_bit_for_bit_once_their_experience_is_over(setting: str) ->
     assert int(last["known_K"].sum()) == (5 if setting == "domain" else 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_beats_naive_on_digits_turned_by_30_and_60_degrees(seed: int) -> None:
     options = [

@@ -126,6 +126,7 @@ def test_targets_at_each_step_are_held_too(scenario: str) -> None:
     assert (rows["logits"] != 0).any()
 
 
+@pytest.mark.slow
 def test_forgets_less_than_er_with_as_small_a_memory() -> None:
     """The paper's ranking on a class-incremental stream with several epochs: DER++ above ER above naive."""
     options = ["scenario=split-digits", "scenario.experiences=5", "scenario.test=0.2", "backbone.hidden=64"]

@@ -92,6 +92,7 @@ def test_the_regulariser_is_the_mean_over_old_tasks_of_what_moved(regularizer: s
     torch.testing.assert_close(found, 3 * expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.slow
 def test_old_weights_move_less_than_a_tenth_of_what_they_would_and_nothing_is_forgotten() -> None:
     options = [
         "scenario.experiences=5", "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null",

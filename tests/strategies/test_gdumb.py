@@ -96,6 +96,7 @@ def test_a_repeated_end_does_not_change_what_was_learned() -> None:
     assert all(torch.equal(p, kept[name]) for name, p in _network(one.learner).items())
 
 
+@pytest.mark.slow
 def test_one_memory_is_enough_to_remember_all_classes() -> None:
     """The paper's point: no rehearsal during the stream is needed; and passes matter for a small memory."""
     options = ["scenario=split-digits", "scenario.experiences=5", "scenario.test=0.2", "backbone.hidden=64"]

@@ -52,6 +52,7 @@ def test_tokens_have_a_softmax_at_each_step() -> None:
     assert known > 0.9  # of 625 sequences, it makes up the two that there are
 
 
+@pytest.mark.slow
 def test_it_makes_up_samples_like_those_it_has_seen() -> None:
     one = built("generative-replay", "scenario.experiences=1", "scenario.test=0.2", *_sizes(30))
     run(one)
@@ -130,6 +131,7 @@ def test_with_task_labels_every_old_task_is_made_up() -> None:
     assert seen == {1: {0}, 2: {0, 1}}
 
 
+@pytest.mark.slow
 def test_forgets_less_than_naive_without_storing_a_sample() -> None:
     options = ["scenario=split-digits", "scenario.experiences=5", "scenario.test=0.2", "backbone.hidden=64"]
     options += ["backbone.dropout=0", "trainer.accumulate=1", "trainer.max_epochs=10", "trainer.clip=null"]

@@ -104,6 +104,7 @@ def run_sizes(*options: str) -> list[list[int]]:
     return sizes
 
 
+@pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = [
         "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",

@@ -74,6 +74,7 @@ def test_a_layer_never_gets_more_rows_than_it_has_inputs() -> None:
     assert [len(rows) for rows in one.learner.strategy.recall("old").values()] == [30, 12, 12]
 
 
+@pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = [
         "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",

@@ -105,6 +105,7 @@ def test_a_backbone_without_interval_rules_is_refused_by_the_function() -> None:
         run(one)
 
 
+@pytest.mark.slow
 def test_keeps_tasks_and_is_right_in_more_of_the_box_than_one_trained_in_the_middle() -> None:
     options = [
         "scenario.experiences=5", "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null",

@@ -170,6 +170,7 @@ def test_a_growing_head_trains() -> None:
     assert all(p.isfinite().all() for p in one.learner.parameters())
 
 
+@pytest.mark.slow
 def test_forgets_less_than_er_with_the_same_memory() -> None:
     options = ["scenario=split-digits", "scenario.experiences=5", "scenario.test=0.2", "backbone.hidden=64"]
     options += ["backbone.dropout=0", "trainer.accumulate=1", "trainer.batch_size=32", "trainer.max_epochs=10"]

@@ -83,6 +83,7 @@ def test_with_no_strength_only_the_classifier_is_kept() -> None:
     assert found[1] != naive[1]
 
 
+@pytest.mark.slow
 def test_forgets_less_than_naive_where_classes_stay_the_same() -> None:
     options = [
         "scenario=rotated-digits", "scenario.experiences=3", "scenario.max_angle=60", "trainer.max_epochs=10",

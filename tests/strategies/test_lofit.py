@@ -113,6 +113,7 @@ def _accuracy_with(one: Built, offsets: dict[str, Tensor]) -> float:
     return right / n
 
 
+@pytest.mark.slow
 def test_a_few_numbers_at_two_heads_carry_the_later_tasks() -> None:
     one = built("lofit", *LEARNS)
     found = run(one)["summary"]

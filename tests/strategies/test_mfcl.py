@@ -40,6 +40,7 @@ def _law(x: Tensor) -> Tensor:
     return torch.sin(3 * x) + x
 
 
+@pytest.mark.slow
 def test_regression_over_intervals_forgets_less_than_fine_tuning_and_with_replay_hardly_at_all() -> None:
     errors = {}
     sections = {
@@ -54,6 +55,7 @@ def test_regression_over_intervals_forgets_less_than_fine_tuning_and_with_replay
     assert errors["mfcl+er"] < 0.5 * errors["mfcl"]
 
 
+@pytest.mark.slow
 def test_what_is_known_already_needs_no_correction() -> None:
     """A target that equals the level below: F_l stays near the identity and F_nl near nothing."""
     one, results = _intervals(build_strategy({"name": "mfcl"}), lambda x: torch.full_like(x, 0.5))

@@ -130,6 +130,7 @@ def test_with_no_more_candidates_than_places_all_are_rehearsed() -> None:
     assert max(sizes) <= 6
 
 
+@pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = ["scenario.experiences=4", "scenario.test=0.2", "backbone.hidden=64", "backbone.dropout=0"]
     options += ["trainer.accumulate=1", "trainer.batch_size=10", "trainer.max_epochs=1", "trainer.clip=null"]

@@ -107,6 +107,7 @@ def test_other_optimisers_and_other_heads_are_refused() -> None:
         built("pairwise-layer", "strategy.active=0.1")
 
 
+@pytest.mark.slow
 def test_one_pass_class_by_class_beats_a_dense_head_with_and_without_importance() -> None:
     options = [
         "scenario=split-digits", "scenario.setting=class", "scenario.experiences=5", "trainer.max_epochs=1",

@@ -176,6 +176,7 @@ def test_without_rehearsal_it_is_naive() -> None:
     assert run(built("power-law-rehearsal", *options))["matrix"] == run(built("naive", options[0]))["matrix"]
 
 
+@pytest.mark.slow
 def test_power_law_rehearsal_beats_naive_and_rehearsing_the_last_task_alone() -> None:
     """The seed's check: 5 permuted digit tasks, an MLP, a budget of a fifth."""
     options = ["scenario.experiences=5", "scenario.test=0.2", "backbone.hidden=100", "backbone.dropout=0"]

@@ -107,6 +107,7 @@ def test_answers_are_the_posterior_of_the_memory_by_the_network_as_it_is() -> No
         learner.step += 1
 
 
+@pytest.mark.slow
 def test_far_above_naive_and_above_plain_replay_of_the_same_memory_for_one_epoch() -> None:
     options = [*SPLIT[:2], "scenario=split-digits", "backbone.hidden=64", "backbone.dropout=0", "trainer.batch_size=16"]
     options += ["trainer.accumulate=1"]

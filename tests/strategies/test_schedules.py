@@ -120,6 +120,7 @@ def test_the_next_experience_goes_on_from_before_the_annealing(rewind: bool) -> 
     assert not torch.equal(last[-1]["head.linear.bias"], last[int(0.8 * len(last)) - 1]["head.linear.bias"])
 
 
+@pytest.mark.slow
 def test_infinite_forgets_less_than_repeated_cosine() -> None:
     """The seed paper's point on a domain-incremental stream, at equal steps, over three seeds."""
     options = [

@@ -111,6 +111,7 @@ def test_a_weight_that_never_moved_has_no_importance() -> None:
     assert torch.equal(corner, torch.zeros_like(corner))
 
 
+@pytest.mark.slow
 def test_with_no_strength_is_naive_and_with_strength_forgets_less() -> None:
     options = ["trainer.max_epochs=12", "trainer.accumulate=1", "backbone.dropout=0", "backbone.hidden=64"]
     naive = run(built("naive", *options))

@@ -150,6 +150,7 @@ def test_each_step_and_micro_batch_draws_its_own_weights() -> None:
     assert len({tuple(noise.tolist()) for _, _, noise in drawn}) == len(drawn)
 
 
+@pytest.mark.slow
 def test_forgets_less_than_naive_on_permuted_digits() -> None:
     options = ["backbone.hidden=32", "backbone.dropout=0", "trainer.accumulate=1", "trainer.max_epochs=15"]
     options += ["scenario.test=0.4", "eval.every=0"]

@@ -39,6 +39,7 @@ def expected() -> dict[str, list[tuple[int, float]]]:
     return wanted
 
 
+@pytest.mark.slow
 def test_mlflow_holds_the_record_once_also_when_the_run_goes_on(run_dir):
     pytest.importorskip("mlflow", reason="MLflow is not installed")
     play(MlflowMirror(), run_dir, LINES[:5])

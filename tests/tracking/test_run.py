@@ -48,6 +48,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return Done(run_dir, result.stderr, recorded(run_dir, "metrics.jsonl"), results, run)
 
 
+@pytest.mark.slow
 def test_the_mirrors_are_quiet(done):
     assert "warning" not in done.stderr
     assert not [line for line in done.stderr.splitlines() if "wandb" in line.lower() or "tensor" in line.lower()]

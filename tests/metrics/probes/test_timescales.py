@@ -53,6 +53,7 @@ def test_noise_has_none_and_what_stands_still_neither() -> None:
     assert math.isnan(timescale(np.ones(2000), 30)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [4.0, 12.0])
 def test_units_that_do_nothing_but_leak_have_the_time_constant_they_are_given(tau: float) -> None:
     """A linear unit without connections driven by noise is an AR(1) process with ``1 - 1/tau``."""
