@@ -32,7 +32,8 @@ class EWC(Strategy):
 
     The sum of the separate penalties is one quadratic, kept as such: with ``A = sum_k F_k`` and ``m = sum_k F_k theta_k
     / A`` it is ``sum_i A_i (theta_i - m_i)^2`` plus a constant, exactly, in the memory of one task. F is averaged over
-    samples; see ``clplat.fisher`` for its kinds.
+    samples; see ``clplat.fisher`` for its kinds. Factors by Kronecker products (K-FAC) are left out: they exist for
+    linear layers, while most of what sequence memories learn are gates, decays, norms and heads stacked over tasks.
 
     Args:
         importance: lambda, weight of the quadratic penalty.
