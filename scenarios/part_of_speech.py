@@ -87,7 +87,8 @@ class PartOfSpeech(Scenario):
         def make(kind: Kind, by_heart: bool = False) -> Make:
             def data(e: int, part: str, n: int, source: Generator) -> TensorData:
                 def block(n: int) -> tuple[Tensor, Tensor]:
-                    return sentences(*lexicons[e].draw(kind, n, source), by_heart, source)
+                    placed_N2, known_N2 = lexicons[e].draw(kind, n, source)
+                    return sentences(placed_N2, (known_N2 if by_heart else placed_N2)[:, 0], source)
 
                 return TensorData(*in_blocks(n, 8 + held_out, block))
 
@@ -143,8 +144,12 @@ class Lexicon:
         return word_N2, word_N2
 
 
-def sentences(placed_N2: Tensor, known_N2: Tensor, by_heart: bool, source: Generator) -> tuple[Tensor, Tensor]:
-    """x and y (n, 7) with an adjective and a noun each; see :class:`PartOfSpeech`."""
+def sentences(placed_N2: Tensor, right_N: Tensor, source: Generator) -> tuple[Tensor, Tensor]:
+    """x and y (n, 7) with a word in the place of an adjective and of a noun each; see :class:`PartOfSpeech`.
+
+    Args:
+        right_N: the one of them that counts as the adjective.
+    """
     n = len(placed_N2)
     copula_N = torch.full((n,), COPULA)
     adjective_N, noun_N = placed_N2.unbind(1)
@@ -152,5 +157,5 @@ def sentences(placed_N2: Tensor, known_N2: Tensor, by_heart: bool, source: Gener
     sentence_N3 = torch.where(torch.rand((n, 1), generator=source) < 0.5, one_N3, other_N3)
     query_N1 = placed_N2.gather(1, torch.randint(2, (n, 1), generator=source))
     x_NT = torch.cat([sentence_N3, query_N1, torch.full((n, 3), ASKS)], 1)
-    y_NT = torch.cat([torch.full((n, 4), IGNORED), (known_N2 if by_heart else placed_N2)[:, :1], query_N1, query_N1], 1)
+    y_NT = torch.cat([torch.full((n, 4), IGNORED), right_N[:, None], query_N1, query_N1], 1)
     return x_NT, y_NT
