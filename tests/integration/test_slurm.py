@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +56,16 @@ def until(what: str, happened: Callable[[], Any], patience: float = PATIENCE) ->
     return found
 
 
-def processes(home: str) -> list[str]:
-    """The command lines of what belongs to the SLURM in a folder."""
-    found = []
+def processes(folder: str) -> dict[int, str]:
+    """The command lines, by process, of what names a folder."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:  # it has just ended
             continue
-        found += [words] if home in words else []
+        if folder in words:
+            found[int(path.parent.name)] = words
     return found
 
 
@@ -110,10 +113,31 @@ class Place:
     def ended(self, name: str) -> dict[str, Any]:
         return until(f"{name} ends", lambda: (row := self.row(name)) and not row["active"] and row)
 
-    def trains(self, name: str) -> None:
-        """Wait until a run is in the middle of training."""
+    def trains(self, name: str) -> bool:
+        """Whether a run is in the middle of training."""
         metrics = self.folder / name / "metrics.jsonl"
-        until(f"{name} trains", lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+        return metrics.exists() and metrics.read_text().count("\n") > 3
+
+    @contextmanager
+    def held(self, *names: str) -> Iterator[None]:
+        """Hold runs in the middle of training, which on a quick machine might end before what is to interrupt them."""
+        pids: dict[str, int] = {}
+
+        def all_held() -> bool:
+            for name in set(names) - set(pids):
+                if self.trains(name):
+                    found = processes(f"clplat.cluster.task {self.folder / name} ")
+                    (pids[name],) = (pid for pid, words in found.items() if not words.startswith("srun"))
+                    os.kill(pids[name], signal.SIGSTOP)
+            return len(pids) == len(names)
+
+        try:
+            until(f"{names} train", all_held)
+            yield
+        finally:
+            for pid in pids.values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def history(self, name: str) -> list[str]:
         path = self.folder / name / "job.history"
@@ -129,16 +153,15 @@ def place(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Everything submitted, and every interruption done."""
     place = Place(tmp_path_factory.mktemp("a 'place'"))
     (place.folder / "hpc_ckpt_1.ckpt").write_text("Lightning would load this")
-    # It gets its signal within its first 15 seconds, most likely while it imports torch.
-    out_of_time = place.submit("late", *LONG, "cluster.time=1", "cluster.signal_before=45")
+    out_of_time = place.submit("late", *LONG, "cluster.time=2", "cluster.signal_before=45")
     place.submit("preempted", *LONG, *ONE_NODE)
     cancelled = place.submit("cancelled", *LONG, "trainer.max_epochs=100000")
-    until("late is requeued", lambda: "requeue" in place.history("late"))
+    with place.held("preempted", "late"):  # SLURM lets them go on as it sends its signal
+        run("sbatch", "--partition=high", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=true")
+        until("both are requeued", lambda: all("requeue" in place.history(name) for name in ("preempted", "late")))
     until("late waits", lambda: squeue(out_of_time, "%T") == "PENDING")
     run("scontrol", "update", f"jobid={out_of_time}", "TimeLimit=10")
-    place.trains("preempted")
-    run("sbatch", "--partition=high", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=true")
-    place.trains("cancelled")
+    until("cancelled trains", lambda: place.trains("cancelled"))
     run("scontrol", "requeue", cancelled)  # as SLURM does by itself where a node fails or preemption gives no notice
     whole = place.submit("whole", *LONG)
     place.clplat("submit", *SMALL, "--seed", "1,2", "cluster.max_parallel=1", "run.root=several")
