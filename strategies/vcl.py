@@ -102,7 +102,7 @@ class VCL(Variational):
         self.tuned = False
         if self.coreset:
             x, y, task = experience.dataset.rows(self._split(learner, experience)[0])
-            new = {"x": x.to(learner.ranks.device), "y": y.to(learner.ranks.device), "task": task}
+            new = {name: t.to(learner.ranks.device) for name, t in {"x": x, "y": y, "task": task}.items()}
             held = self.recall("coreset")
             self.remember("coreset", {name: torch.cat([held[name], t]) if held else t for name, t in new.items()})
 
