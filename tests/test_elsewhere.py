@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from clplat import probing
 from clplat.backbones.base import state_tensors
 from clplat.build import build
 from clplat.config import compose
 from clplat.loop import Run
+from clplat.metrics.probes import base
 from clplat.ranks import Ranks
 from tests import cases
 from tests.backbones.helpers import assert_close, each_entry, flags, inputs
@@ -77,3 +79,47 @@ def test_a_strategy_is_the_same_there(strategy: str) -> None:
     if "hyperinterval" in strategy:
         pytest.skip("intervals are tensors of a kind of their own, as those of that device are")
     assert_same_there([*cases.small(strategy), "trainer.precision=64"])
+
+
+TOKENS = [
+    "scenario=mqar", "scenario.experiences=2", "scenario.pairs=2", "scenario.length=12", "scenario.vocabulary=20",
+    "scenario.samples=36", "scenario.test_samples=8", "learner.embedding=6", "trainer.max_epochs=1",
+    "trainer.batch_size=16",
+]  # fmt: skip
+RUNS = {
+    "state carried on": [*TOKENS, "strategy=er", "backbone=gru", "backbone.hidden=8", "trainer.carry_state=true"],
+    "one weight at both ends": [*TOKENS, "strategy=er", "backbone=gru", "backbone.hidden=8", "learner.head=tied"],
+    "metrics": [
+        *cases.small("er"), "strategy.policy=class-balanced", "trainer.until=0.5",
+        "eval.metrics=[cka,effective_rank,dormant_units,head_drift,gradient_interference,plasticity,flops]",
+    ],
+    "bits": [
+        "scenario=permuted-copy", "scenario.experiences=2", "scenario.samples=36", "backbone=gru", "backbone.hidden=8",
+        "trainer.max_epochs=1",
+    ],
+    "series": ["scenario=lorenz96", "scenario.samples=36", "backbone=gru", "backbone.hidden=8", "trainer.max_epochs=1"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_is_the_same_there(run: str) -> None:
+    assert_same_there([*RUNS[run], "trainer.precision=64"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["assoc-capacity", "attention-sink", "cmr-induction", "gdv", "serial-position"])
+def test_a_probe_is_the_same_there(name: str) -> None:
+    words = [*TOKENS, "strategy=naive", "backbone=transformer", "trainer.precision=64", "trainer.accelerator=cpu"]
+
+    def taken(ranks: Ranks) -> dict[str, float | None]:
+        one = build(compose(words), ranks)
+        one.learner.to(ranks.device, torch.float64)
+        return base.numbers(base.take(probing.make(name), one.learner, one.scenario))
+
+    here = taken(Ranks())
+    with elsewhere():
+        there = taken(Ranks(device=DEVICE))
+    assert there.keys() == here.keys()
+    for key, value in here.items():
+        assert there[key] == (value if value is None else pytest.approx(value, rel=1e-5, abs=1e-9)), key
