@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clplat.backbones.ops.channel_decay import channel_decay_chunk, channel_decay_loop, decayed_scores, part
+from clplat.backbones.ops.channel_decay import channel_decay_chunk, channel_decay_loop, decayed_scores
 from clplat.backbones.ops.delta_rule import delta_rule_chunk, delta_rule_loop, unit
 from clplat.backbones.ops.flow import before, spans
 from clplat.backbones.ops.scalar_decay import scalar_decay_chunk, scalar_decay_loop
@@ -147,16 +147,15 @@ def test_chunks_do_not_look_ahead(name: str) -> None:
         assert not torch.equal(y_changed[:, :, t:], y[:, :, t:])
 
 
-@pytest.mark.parametrize("c", [1, 2, 3, 6, 12])
-def test_decayed_scores_do_not_depend_on_the_parts(c: int) -> None:
-    q, k, _, g, _ = case("channel", 12, torch.float64)
+@pytest.mark.parametrize("C", [1, 2, 3, 5, 8, 12])
+def test_decayed_scores_are_those_of_each_pair(C: int) -> None:
+    q, k, _, g, _ = case("channel", C, torch.float64)
     between = spans(g).exp()
     expected = torch.einsum("bhtk,bhjk,bhtjk->bhtj", q, k, between).tril()
-    assert_close(decayed_scores(q, k, g, c), expected, 1e-12)
+    assert_close(decayed_scores(q, k, g), expected, 1e-12)
 
 
-def test_spans_and_parts_by_hand() -> None:
+def test_spans_by_hand() -> None:
     g = torch.tensor([[1.0], [10.0], [100.0]])
     assert spans(g)[..., 0].tolist() == [[0, 0, 0], [10, 0, 0], [110, 100, 0]]
     assert before(g)[..., 0].tolist() == [110, 100, 0]
-    assert [part(C) for C in (1, 2, 13, 16, 64, 60)] == [1, 1, 1, 4, 8, 6]

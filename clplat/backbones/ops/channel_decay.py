@@ -11,10 +11,11 @@ Padding is a step with k = 0 and g = 0. A reset makes S zero before its step.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clplat.backbones.ops.chunks import cut, join, keep, segments, states
-from clplat.backbones.ops.flow import before, spans
+from clplat.backbones.ops.flow import before
 
 
 def channel_decay_loop(
@@ -55,49 +56,36 @@ def channel_decay_chunk(
     """Equal to :func:`channel_decay_loop`: N = T / C chunks, scores with decay inside, the state between them.
 
     Args:
-        chunk: C, steps in one chunk; see :func:`decayed_scores` for a good choice.
+        chunk: C, steps in one chunk.
     """
     T = v_BHTV.shape[2]
-    c = part(chunk)
-    C = min(chunk, -(-T // c) * c)
+    C = min(chunk, T)
     q, k, v, g = (cut(x, C) for x in (q_BHTK, k_BHTK, v_BHTV, g_BHTK))  # k = 0 behind the end: no change
     pairs = segments(reset_BT, T, C, q.device)
 
     sums = keep(k * before(g).exp(), pairs.leaving).mT @ v
     S_BHNKV, S_BHKV = states(S_BHKV, sums, pairs.kept(g.sum(-2).exp()[..., None]))
-    inner = keep(decayed_scores(q, k, g, c), pairs.seen) @ v
+    inner = keep(decayed_scores(q, k, g), pairs.seen) @ v
     return join(inner + keep(q * g.cumsum(-2).exp(), pairs.entering) @ S_BHNKV, T), S_BHKV
 
 
-def part(C: int) -> int:
-    """The largest divisor of C that is no larger than its root."""
-    return max(c for c in range(1, int(C**0.5) + 1) if C % c == 0)
-
-
-def decayed_scores(q_CK: Tensor, k_CK: Tensor, g_CK: Tensor, c: int) -> Tensor:
+def decayed_scores(q_CK: Tensor, k_CK: Tensor, g_CK: Tensor) -> Tensor:
     """``sum_k q_tk k_jk exp(g_{j+1,k} + ... + g_tk)`` for j <= t, else 0: (..., C, K) -> (..., C, C).
 
-    The decay cannot be split into a factor of t and one of j, which would overflow. In parts of c steps it can be split
-    at the first step of t's part: what lies from there to t, what lies from j to the end of its own part, and the whole
-    parts between them, all at most 1. Only pairs within one part take the decay between them as it is. This needs
-    C K (C / c + c) numbers, so c near the root of C is best (Yang et al. 2023, section 4.3, has the same two levels).
-
-    Args:
-        c: steps in a part, a divisor of C.
+    The decay cannot be split into a factor of t and one of j over the whole chunk: one of them would overflow. It can
+    where t lies in the second half of the chunk and j in the first: at the middle, into what lies from there to t and
+    from j to there, both at most 1. Pairs within a half are the same question of half the length, so all pairs take
+    log2(C) products of matrices, and C K log2(C) exponentials. (Yang et al. 2023, section 4.3, have two levels, and
+    take the pairs of the inner one apart.)
     """
-    q, k, g = (x.unflatten(-2, (-1, c)) for x in (q_CK, k_CK, g_CK))
-    n = q.shape[-3]
-    lower_cc, below_nn = (
-        torch.ones((size, size), device=q.device, dtype=torch.bool).tril(at) for size, at in ((c, 0), (n, -1))
-    )
-
-    own = torch.einsum("...tk,...jk,...tjk->...tj", q, k, spans(g).exp())
-    own = own.masked_fill(~lower_cc, 0)
-
-    upto_nnK = spans(g.sum(-2))  # from behind part j to the end of part i
-    between_nnK = torch.cat([torch.zeros_like(upto_nnK[..., :1, :, :]), upto_nnK[..., :-1, :, :]], -3)
-    q_nc = q * g.cumsum(-2).exp()
-    k_nnc = (k * before(g).exp())[..., None, :, :, :] * between_nnK.exp()[..., None, :]
-    scores = torch.einsum("...itk,...ijsk->...itjs", q_nc, k_nnc).masked_fill(~below_nn[:, None, :, None], 0)
-    same_n1n1 = torch.eye(n, device=q.device, dtype=torch.bool)[:, None, :, None]
-    return torch.where(same_n1n1, own[..., None, :], scores).flatten(-4, -3).flatten(-2)
+    C = q_CK.shape[-2]
+    missing = (1 << (C - 1).bit_length()) - C  # to a power of two
+    q, k, g = (F.pad(x, (0, 0, 0, missing)) if missing else x for x in (q_CK, k_CK, g_CK))
+    scores = (q * k).sum(-1)[..., None, None]  # of parts of h = 1 steps: (..., parts, h, h)
+    while (h := scores.shape[-1]) < C:
+        (_, q1), (k0, _), (g0, g1) = (x.unflatten(-2, (-1, 2, h)).unbind(-3) for x in (q, k, g))
+        across = (q1 * g1.cumsum(-2).exp()) @ (k0 * before(g0).exp()).mT
+        first, second = scores.unflatten(-3, (-1, 2)).unbind(-3)
+        upper = torch.cat([first, torch.zeros_like(across)], -1)
+        scores = torch.cat([upper, torch.cat([across, second], -1)], -2)
+    return scores[..., 0, :C, :C]
