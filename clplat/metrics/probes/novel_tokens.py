@@ -44,11 +44,8 @@ class NovelTokens(Probe):
 
     def unfit(self, learner: Learner, scenario: Scenario) -> str | None:
         if self.slice not in scenario.slices:
-            there = ", ".join(scenario.slices) or "none"
-            return (
-                f"finds no slice {self.slice} (there are: {there}).{suggestion(self.slice, scenario.slices)} Choose "
-                "e.g. --scenario part-of-speech"
-            )
+            valid = suggestion(self.slice, scenario.slices) if scenario.slices else " There are none."
+            return f"finds no slice {self.slice!r}.{valid} Choose e.g. --scenario part-of-speech"
         if not len(_novel(scenario, self.slice)):
             return f"needs tokens that training never shows, and the slice {self.slice} has none"
         return None
