@@ -43,6 +43,9 @@ class Elsewhere(Tensor):
     def __repr__(self, *, tensor_contents: object = None) -> str:
         return f"Elsewhere({self.held})"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # a checkpoint holds tensors of the CPU
+        return self.held.__reduce_ex__(protocol)
+
     def tolist(self) -> Any:
         return self.held.tolist()
 

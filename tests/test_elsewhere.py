@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from clplat.config import compose
 from clplat.loop import Run
 from clplat.metrics.probes import base
 from clplat.ranks import Ranks
+from clplat.tracking.record import Record
 from tests import cases
 from tests.backbones.helpers import assert_close, each_entry, flags, inputs
 from tests.backbones.helpers import build as network_of
@@ -105,6 +107,47 @@ RUNS = {
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_is_the_same_there(run: str) -> None:
     assert_same_there([*RUNS[run], "trainer.precision=64"])
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # which is no "no-op" there
+@pytest.mark.parametrize("strategy", ["agem", "er", "ewc", "hypernet", "packnet", "power-law-rehearsal"])
+def test_a_run_that_was_stopped_there_goes_on_there_and_here(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose([*cases.small(strategy), "trainer.precision=64", "trainer.accelerator=cpu"])
+    save = Run._save
+
+    def run(ranks: Ranks, home: Path, stop: int | None = None) -> dict[str, Any]:
+        """As far as the checkpoint of that number, counted from where it goes on."""
+        saved = 0
+
+        def save_and_stop(self: Run) -> None:
+            nonlocal saved
+            save(self)
+            saved += 1
+            if saved == stop:
+                raise StoppedError
+
+        monkeypatch.setattr(Run, "_save", save_and_stop)
+        home.mkdir(exist_ok=True)
+        one = build(config, ranks)
+        job = Run(one.learner, one.scenario, eval_settings=one.eval_settings, run_dir=home, record=Record(home))
+        return job.execute()
+
+    whole = run(Ranks(), tmp_path / "whole")
+    for place in ("here", "there"):
+        with elsewhere(), pytest.raises(StoppedError):
+            run(Ranks(device=DEVICE), tmp_path / place, 4)  # within the second experience
+    ends = [run(Ranks(), tmp_path / "here")]
+    with elsewhere():
+        ends.append(run(Ranks(device=DEVICE), tmp_path / "there"))
+    for end in ends:
+        assert torch.allclose(torch.tensor(end["matrix"]), torch.tensor(whole["matrix"]), atol=1e-6)
 
 
 @pytest.mark.slow
