@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from clplat import registry
 from clplat.backbones.base import State, map_state, reference_form, state_tensors
+from clplat.backbones.fastweights.memory import FastMemory
 from clplat.backbones.fastweights.monomials import Monomials
 from clplat.backbones.fastweights.titans import LongTermMemory
 from clplat.backbones.ops import miras
@@ -245,6 +247,25 @@ def test_omega_sums_the_window() -> None:
         A = steps.keep[:, :, t, :, None].exp() * A - steps.rate[:, :, t, :, None] * change
     _, after = run(rule, steps, memory(1), chunk=1)
     assert (after["memory"][0] - A).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["miras-memora", "miras-moneta", "miras-yaad"])
+def test_the_usual_step_is_large_enough_to_store_something(name: str) -> None:
+    """Eight pairs of random unit keys and values, written at half of the largest step as untrained gates do."""
+    torch.manual_seed(0)
+    network = registry.find("backbone", name).build(16, dim=64, heads=4, layers=1).double()
+    (mixer,) = (part for part in network.modules() if isinstance(part, FastMemory))
+    rule, weights = mixer.rule(torch.float64), [W.detach().expand(5, *W.shape) for W in mixer.weights]
+    k, v = torch.nn.functional.normalize(randn(5, 4, 8, 16), dim=-1), randn(5, 4, 8, 16, seed=1)
+    steps = Steps(k, k, v - k, torch.full_like(k, mixer.rate / 2), limit=torch.ones_like(k[..., :1]))
+    state = {**rule.begin(weights), "position": torch.zeros(5, dtype=torch.long)}
+    packed, widths = steps.pack()
+    for t in range(8):
+        _, state = learn(rule, packed[:, :, t : t + 1], widths, torch.ones(5, 1, dtype=torch.bool), state)
+        state = rule.close(state)
+    read_before, read_after = (read(W, k, rule.norm) for W in (rule.begin(weights)["frozen"], state["frozen"]))
+    before, after = ((y + k - v).square().mean().item() for y in (read_before, read_after))
+    assert after < 0.85 * before
 
 
 def test_memora_stays_on_the_simplex() -> None:
