@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -16,7 +19,7 @@ from clplat.backbones.ops import backend
 from clplat.backbones.ops.channel_decay import channel_decay_chunk
 from clplat.backbones.ops.delta_rule import delta_rule_chunk
 from clplat.backbones.ops.scalar_decay import scalar_decay_chunk
-from clplat.errors import UsageError
+from clplat.errors import MissingError, UsageError
 
 from .helpers import ENTRIES, B, D, T, assert_close, build, inputs
 
@@ -120,6 +123,25 @@ def test_library_is_given_its_layout_and_types(name: str, calls: Calls) -> None:
             assert given["g"].min() > -100  # running sums of larger ones lose their digits
 
 
+@pytest.mark.slow
+def test_kernels_of_the_library_itself_equal_our_loops_with_all_gradients() -> None:
+    pytest.importorskip("triton", reason="Triton interprets the library's kernels, and is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.backbones.interpreted"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    far = json.loads(done.stdout.splitlines()[-1])
+    assert {name.split()[0] for name in far} == set(KERNELS.values())
+    for name, errors in far.items():
+        assert set(errors) >= {"y", "S", "dq", "dk", "dv", "dS"}
+        bound = 5e-3 if name == "chunk_delta_rule" else 1e-5  # that one in 16 bits
+        assert max(errors.values()) < bound, (name, errors)
+
+
 def test_auto_takes_the_library_only_where_nothing_is_lost(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = network("gla"), inputs(dtype=torch.float32)
     reset_BT = torch.zeros(B, T, dtype=torch.bool)
@@ -147,7 +169,7 @@ def test_without_the_library_auto_computes_by_our_own(monkeypatch: pytest.Monkey
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert_close(network("gla")(x)[0], network("gla", backend="torch")(x)[0], 0.0)
-        with pytest.raises(UsageError, match="backend=fla needs the package flash-linear-attention"):
+        with pytest.raises(MissingError, match=r"pip install 'clplat\[fla\]'"):
             network("gla", backend="fla")(x)
     finally:
         backend.fla_ops.cache_clear()

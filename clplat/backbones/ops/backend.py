@@ -1,8 +1,8 @@
 """Which form of a kernel computes: the naive loop, this package's chunks, or the flash-linear-attention library's.
 
 Layers call :func:`scalar_decay`, :func:`channel_decay` and :func:`delta_rule` inside :func:`computing`. The library is
-optional (https://github.com/fla-org/flash-linear-attention, on PyPI ``flash-linear-attention``), is imported at the
-first use only, and needs a GPU. Its kernels round to 16 bits and know packed sequences in another layout alone.
+optional (``pip install 'clplat[fla]'``; https://github.com/fla-org/flash-linear-attention), is imported at the first
+use only, and needs a GPU. Its kernels round to 16 bits and know packed sequences in another layout alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from clplat.backbones.base import in_reference_form, require
 from clplat.backbones.ops.channel_decay import channel_decay_chunk, channel_decay_loop
 from clplat.backbones.ops.delta_rule import delta_rule_chunk, delta_rule_loop
 from clplat.backbones.ops.scalar_decay import scalar_decay_chunk, scalar_decay_loop
+from clplat.errors import MissingError
 
 Backend = Literal["auto", "torch", "fla"]
 
@@ -60,6 +61,7 @@ def computing(backend: Backend, x: Tensor, reset_BT: Tensor | None) -> Iterator[
 
     Raises:
         UsageError: ``fla`` is asked for and cannot be.
+        MissingError: ``fla`` is asked for and not installed.
     """
     token = _library.set(None if in_reference_form() else choose(backend, x, reset_BT))
     try:
@@ -73,11 +75,12 @@ def choose(backend: Backend, x: Tensor, reset_BT: Tensor | None) -> Library | No
     short = x.dtype in (torch.float16, torch.bfloat16)
     if backend == "torch" or (backend == "auto" and not (short and on_gpu(x) and reset_BT is None)):
         return None
-    ops = fla_ops()
     if backend == "fla":
-        require(ops is not None, "backend=fla needs the package flash-linear-attention, which is not installed")
         require(on_gpu(x), "backend=fla needs a GPU: leave it at auto, or say backend=torch")
         require(reset_BT is None, "backend=fla cannot compute packed sequences: leave it at auto, or say backend=torch")
+        if fla_ops() is None:
+            raise MissingError("backend=fla needs flash-linear-attention: pip install 'clplat[fla]'")
+    ops = fla_ops()
     return None if ops is None else Library(ops, x.dtype if short else torch.bfloat16)
 
 
