@@ -1,8 +1,9 @@
-"""Shared by all tests: one thread, since two processes of a test share two cores."""
+"""Shared by all tests: one thread, since two processes of a test share two cores; and which files come first."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,19 @@ import torch
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "offline")
 
+HERE = Path(__file__).parent
+# Minutes each. A worker takes a file whole, so one of them that begins late ends alone.
+LONG = [
+    "backbones/test_contract.py", "test_elsewhere.py", "test_resume.py", "backbones/test_fit.py", "sweep/test_sweep.py",
+    "test_ranks.py",
+]  # fmt: skip
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of servers first: they mostly wait, and other tests run meanwhile."""
-    items.sort(key=lambda item: "integration" not in item.path.parts)
+    """Tests of servers first, since they mostly wait and others run meanwhile; then the long files, then the others."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        file = item.path.relative_to(HERE).as_posix() if item.path.is_relative_to(HERE) else ""
+        return not file.startswith("integration/"), LONG.index(file) if file in LONG else len(LONG)
+
+    items.sort(key=place)

@@ -18,7 +18,7 @@ from clplat.metrics.probes import base
 from clplat.ranks import Ranks
 from clplat.tracking.record import Record
 from tests import cases
-from tests.backbones.helpers import assert_close, each_entry, flags, inputs
+from tests.backbones.helpers import D, assert_close, each_entry, flags, inputs
 from tests.backbones.helpers import build as network_of
 from tests.elsewhere import DEVICE, Elsewhere, elsewhere, moved
 
@@ -65,7 +65,8 @@ def test_a_backbone_is_the_same_there(entry: Any, kind: str) -> None:
         network = network_of(entry)
         with elsewhere():
             network.to(place(torch.ones(1)).device)
-            x, arguments = place(inputs()).requires_grad_(), {name: place(t) for name, t in flags(kind).items()}
+            x = place(inputs(2, 5, D)).requires_grad_()  # a chunk of four steps, and one step
+            arguments = {name: place(t) for name, t in flags(kind, 2, 5).items()}
             _, state = network(x, None, **arguments)
             y, after = network(x, state, **arguments)
             (gradient,) = torch.autograd.grad(y.sum(), [x])
@@ -80,7 +81,12 @@ def test_a_backbone_is_the_same_there(entry: Any, kind: str) -> None:
 def test_a_strategy_is_the_same_there(strategy: str) -> None:
     if "hyperinterval" in strategy:
         pytest.skip("intervals are tensors of a kind of their own, as those of that device are")
-    assert_same_there([*cases.small(strategy), "trainer.precision=64"])
+    short = ["scenario.experiences=2", "trainer.max_epochs=1", "eval.every=0"]
+    if "scenario.test=0.8" in (own := cases.small(strategy)):
+        short += ["scenario.test=0.1", "scenario.share=0.222"]  # as many to learn from, and fewer to be asked
+    if "ewc" in strategy.split("+"):
+        short += ["strategy.ewc.samples=20"]
+    assert_same_there([*own, *short, "trainer.precision=64"])
 
 
 TOKENS = [

@@ -35,6 +35,7 @@ from .helpers import (
 
 entries = pytest.mark.parametrize("entry", each_entry())
 kinds = pytest.mark.parametrize("kind", FLAGS)
+ends = pytest.mark.parametrize("kind", ["plain", "reset+mask"])  # where what lies between is said by these two
 
 
 def test_registry_has_backbones() -> None:
@@ -83,7 +84,7 @@ def as_double(tensor: Tensor) -> Tensor:
 
 
 @entries
-@kinds
+@ends
 def test_chunk_size_does_not_matter(entry: registry.Entry, kind: str) -> None:
     if "chunk" not in entry.defaults:
         pytest.skip("no chunks")
@@ -151,13 +152,13 @@ def test_gradients_are_those_of_the_function(entry: registry.Entry) -> None:
 
 
 @entries
-@kinds
+@ends
 def test_cut_anywhere_and_carry_the_state(entry: registry.Entry, kind: str) -> None:
     network, x, arguments = build(entry), inputs(), flags(kind)
     if network.sequential and not network.causal:
         pytest.skip("declared not to be causal: what a step sees depends on the cut")
     y, after = network(x, **arguments)
-    for cuts in [[0, cut, T] for cut in range(1, T)] + [[0, 2, 5, T], list(range(T + 1))]:
+    for cuts in [*([0, cut, T] for cut in (1, 3, 4, T - 1)), [0, 2, 5, T], list(range(T + 1))]:
         state, parts = None, []
         for start, stop in pairwise(cuts):
             part, state = network(x[:, start:stop], state, **at(arguments, (slice(None), slice(start, stop))))
@@ -242,14 +243,14 @@ def test_reset_holds_on_padding(entry: registry.Entry) -> None:
 
 
 @entries
-@kinds
+@ends
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_causal(entry: registry.Entry, kind: str, size: float) -> None:
     network, x, arguments = build(entry, dtype=torch.float32), inputs(dtype=torch.float32), flags(kind)
     if not network.causal:
         pytest.skip("declared not to be causal")
     y, _ = network(x, **arguments)
-    for t in range(T):
+    for t in (0, 1, 3, 4, 6, T - 1):  # where chunks of 4 and segments of 3 end, and within them
         changed = x.clone()
         changed[:, t:] += size * inputs(B, T - t, D, seed=5, dtype=torch.float32)
         y_changed, _ = network(changed, **arguments)
@@ -298,7 +299,7 @@ def test_extremes_stay_finite(entry: registry.Entry, weights: float, size: float
 
 
 @entries
-@kinds
+@ends
 def test_samples_do_not_influence_each_other(entry: registry.Entry, kind: str) -> None:
     network, x, arguments = build(entry), inputs(), flags(kind)
     _, state = network(inputs(B, 4, D, seed=3))
@@ -322,7 +323,7 @@ def test_samples_do_not_influence_each_other(entry: registry.Entry, kind: str) -
 
 
 @entries
-@kinds
+@ends
 def test_evaluation_is_the_same_function(entry: registry.Entry, kind: str) -> None:
     if entry.info.get("batch_norm"):
         pytest.skip("declared to have batch norm")
@@ -376,7 +377,7 @@ def test_weights_and_states_travel(entry: registry.Entry) -> None:
 
 
 @entries
-@kinds
+@ends
 def test_bf16_autocast(entry: registry.Entry, kind: str) -> None:
     network, x, arguments = build(entry, dtype=torch.float32), inputs(dtype=torch.float32), flags(kind)
     x.requires_grad_()

@@ -15,9 +15,9 @@ from clplat.ranks import Ranks
 from .helpers import each_name, options
 
 STREAMS = {
-    "digits": ["scenario=permuted-digits", "scenario.experiences=2", "scenario.test=0.97"],
+    "digits": ["scenario=permuted-digits", "scenario.experiences=2", "scenario.test=0.03", "scenario.share=0.03"],
     "tokens": [
-        "scenario=mqar", "scenario.experiences=2", "scenario.pairs=2", "scenario.length=12", "scenario.vocabulary=20",
+        "scenario=mqar", "scenario.experiences=2", "scenario.pairs=2", "scenario.length=12", "scenario.vocabulary=12",
         "scenario.samples=36", "scenario.test_samples=8", "learner.embedding=6",
     ],
 }  # fmt: skip
@@ -37,7 +37,7 @@ def test_it_is_trained(name: str, stream: str, strategy: str) -> None:
             f"strategy={strategy}", f"backbone={name}", *STREAMS[stream],
             *(f"backbone.{key}={value}" for key, value in small.items()),
             "trainer.max_epochs=1", "trainer.batch_size=16", "trainer.accelerator=cpu", "optimizer.lr=0.003",
-            f"trainer.carry_state={str(carries).lower()}", *(["strategy.samples=6"] if strategy == "ewc" else []),
+            f"trainer.carry_state={str(carries).lower()}", *(["strategy.samples=3"] if strategy == "ewc" else []),
         ]
     )  # fmt: skip
     built = build(config, Ranks())

@@ -77,7 +77,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(place):
 
 
 def test_stopped_and_killed_it_goes_on(place):
-    words = ["sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=60", "trainer.checkpoint_every=50"]
+    words = ["sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=24", "trainer.checkpoint_every=50"]
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(command(*words), cwd=place, env=surroundings(), stderr=subprocess.PIPE, text=True)
@@ -100,11 +100,11 @@ def test_stopped_and_killed_it_goes_on(place):
     os.kill(second.pid, signal.SIGKILL)
     second.communicate(timeout=60)
     whole = clplat(
-        "sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=60", "trainer.checkpoint_every=50", cwd=place
+        "sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=24", "trainer.checkpoint_every=50", cwd=place
     )
     assert whole.returncode == 0, whole.stderr
     alone = clplat(
-        "fit", "--strategy", "naive", "--seed", "0", *SMALL[4:-2], "trainer.max_epochs=60", "run.dir=long",
+        "fit", "--strategy", "naive", "--seed", "0", *SMALL[4:-2], "trainer.max_epochs=24", "run.dir=long",
         "trainer.threads=1", cwd=place,
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr
