@@ -82,11 +82,9 @@ def test_a_strategy_is_the_same_there(strategy: str) -> None:
     if "hyperinterval" in strategy:
         pytest.skip("intervals are tensors of a kind of their own, as those of that device are")
     short = ["scenario.experiences=2", "trainer.max_epochs=1", "eval.every=0"]
-    if "scenario.test=0.8" in (own := cases.small(strategy)):
-        short += ["scenario.test=0.1", "scenario.share=0.222"]  # as many to learn from, and fewer to be asked
     if "ewc" in strategy.split("+"):
         short += ["strategy.ewc.samples=20"]
-    assert_same_there([*own, *short, "trainer.precision=64"])
+    assert_same_there([*cases.asked_less(cases.small(strategy)), *short, "trainer.precision=64"])
 
 
 TOKENS = [
