@@ -152,16 +152,16 @@ def test_items_have_the_length_and_noise_they_should() -> None:
 
 @pytest.mark.slow
 def test_bursts_of_many_classes_are_learnt_in_context_and_few_classes_by_heart() -> None:
-    """The seed's check, smaller. Measured: with bursts 1.00 on new classes and on swapped labels, 0.11 without support;
+    """The seed's check, smaller. Measured: with bursts 1.00 on new classes and on swapped labels, 0.13 without support;
     without bursts, of 32 classes, 0.15, 0.00 and 1.00. Chance is 1/8."""
 
     def learned(bursty: float, classes: int, epochs: int) -> dict[str, float | None]:
-        options = {"pairs": 4, "labels": 8, "dim": 16, "samples": 16384, "bursty": bursty, "classes": classes}
+        options = {"pairs": 4, "labels": 8, "dim": 8, "samples": 16384, "bursty": bursty, "classes": classes}
         scenario = ICLIWLBurst(0, experiences=1, stream="same", **options)
-        found = trained(scenario, lambda D: Transformer(D, dim=48, layers=2, heads=2), epochs=epochs, lr=3e-3)
+        found = trained(scenario, lambda D: Transformer(D, dim=32, layers=2, heads=1), epochs=epochs, lr=2e-3)
         return {name: row[0] for name, row in evaluate.slices(found.learner, scenario, [0], 256).items()}
 
-    context, heart = learned(1.0, 4096, 16), learned(0.0, 32, 3)
+    context, heart = learned(1.0, 4096, 8), learned(0.0, 32, 1)
     assert context["in-context"] > 0.9
     assert context["swapped"] > 0.9
     assert context["in-weights"] < 0.25

@@ -154,7 +154,7 @@ def copied(strategy: str, *options: str) -> dict[str, Any]:
     """The summary of a run on two tasks of permuted copy."""
     shared = [
         "scenario=permuted-copy", "scenario.experiences=2", "scenario.length=3", "backbone=lstm", "backbone.hidden=64",
-        "optimizer=adam", "optimizer.lr=0.005", "trainer.max_epochs=15", "trainer.accelerator=cpu",
+        "optimizer=adam", "optimizer.lr=0.01", "trainer.max_epochs=9", "trainer.accelerator=cpu",
     ]  # fmt: skip
     summary: dict[str, Any] = run(build(compose([f"strategy={strategy}", *shared, *options]), Ranks()))["summary"]
     return summary

