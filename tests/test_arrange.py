@@ -33,7 +33,7 @@ def rows(scenario: Scenario) -> dict[str, list[list[tuple[int, int]]]]:
     return {n: [[tuple(map(int, row)) for row in e.dataset.x.tolist()] for e in s] for n, s in streams.items()}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(5, 12), min_size=3, max_size=7),
     experiences=st.integers(1, 3),

@@ -282,7 +282,7 @@ def test_round_trip(tmp_path):
         assert config.dump(config.load(path)) == path.read_text()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20), number=st.floats(allow_nan=False))
 @example(text="a\x85 b\u2028\u2029", number=0.0)
 def test_any_text_and_number_survive_a_round_trip(tmp_path, text, number):

@@ -119,6 +119,7 @@ def without_backbone(strategy: str) -> list[str]:
     return [override for override in cases.small(strategy) if not override.startswith("backbone")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["naive", "er"])
 def test_resumed_and_on_several_ranks_it_is_the_same(strategy: str, tmp_path: Path) -> None:
     overrides = [*without_backbone(strategy), *CARRIED]

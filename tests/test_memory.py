@@ -26,7 +26,7 @@ def _one_by_one(size: int, chunks: list[int]) -> list[int]:
     return slots
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(size=st.integers(1, 9), chunks=st.lists(st.integers(0, 12), max_size=8))
 def test_equals_algorithm_r_one_by_one(size: int, chunks: list[int]) -> None:
     memory = ReservoirMemory(size)

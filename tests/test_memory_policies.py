@@ -32,7 +32,7 @@ def _counts(held: list[tuple[int, int]]) -> dict[int, int]:
     return {label: sum(y == label for _, y in held) for label in sorted({y for _, y in held})}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     size=st.integers(1, 12),
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=60),

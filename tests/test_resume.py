@@ -38,6 +38,7 @@ def test_killed_anywhere_ends_bit_identical(strategy: str, tmp_path: Path) -> No
         shutil.rmtree(killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ewc+er", *cases.TEST_ONLY])
 def test_a_rank_killed_among_two_ends_bit_identical(strategy: str, tmp_path: Path) -> None:
     whole = harness.make(tmp_path / "whole", cases.small(strategy))
@@ -92,7 +93,7 @@ def test_optimizer_state_that_is_kept_survives(tmp_path: Path) -> None:
         assert harness.results(killed) == harness.results(whole), point
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_stops_between_steps_and_the_run_goes_on(world: int, tmp_path: Path) -> None:
     overrides = cases.small("ewc+er")
     whole = harness.make(tmp_path / "whole", overrides)

@@ -20,6 +20,7 @@ def settings(strategy: str, sharding: str) -> list[str]:
     return [*own, *NETWORK, f"trainer.sharding={sharding}", "trainer.precision=64"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["naive", "cumulative", "ewc+er"])
 def test_cut_weights_end_where_whole_ones_end(strategy: str, tmp_path: Path) -> None:
     single = harness.make(tmp_path / "single", settings(strategy, "none"))
@@ -42,6 +43,7 @@ def test_cut_weights_end_where_whole_ones_end(strategy: str, tmp_path: Path) -> 
     assert norms[1] == pytest.approx(norms[0], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_rank_holds_a_piece_only(tmp_path: Path) -> None:
     outcome = harness.run(harness.make(tmp_path / "run", settings("tests.probes:Weigh", "fsdp")), world=2)
     assert outcome.codes == [0, 0], outcome.output
@@ -51,6 +53,7 @@ def test_a_rank_holds_a_piece_only(tmp_path: Path) -> None:
         assert here < 0.6 * everywhere  # a half, and what is not divisible
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_cut_weights_resumes_exactly(tmp_path: Path) -> None:
     overrides = [*settings("ewc", "fsdp"), "optimizer.keep_state=true"]
     whole = harness.make(tmp_path / "whole", overrides)

@@ -32,7 +32,7 @@ def walk(
     return found, fresh, pending, position
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_rows_are_those_of_a_walk(data: st.DataObject) -> None:
     B, T, C = (data.draw(st.integers(1, high)) for high in (3, 12, 5))

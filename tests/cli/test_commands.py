@@ -131,6 +131,7 @@ def test_show_json(capsys):
     assert [option["name"] for option in json.loads(capsys.readouterr().out)["options"]] == ["size", "extra"]
 
 
+@pytest.mark.slow
 def test_the_example_of_every_entry_is_a_valid_command(capsys):
     import shlex
 

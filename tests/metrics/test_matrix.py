@@ -205,7 +205,7 @@ def _negative(matrix: Matrix) -> Matrix:
     return [[None if v is None else -v for v in row] for row in matrix]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices())
 def test_losses_are_accuracies_turned_round(run: Evidence) -> None:
     turned = replace(run, matrix=_negative(run.matrix), baseline=_negative([run.baseline])[0], direction="min")
@@ -215,7 +215,7 @@ def test_losses_are_accuracies_turned_round(run: Evidence) -> None:
     assert catalogue.compute(differences, turned) == catalogue.compute(differences, run)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices(), st.randoms(use_true_random=False))
 def test_the_names_of_test_experiences_do_not_matter(run: Evidence, draw: random.Random) -> None:
     order = list(range(run.n))
@@ -225,7 +225,7 @@ def test_the_names_of_test_experiences_do_not_matter(run: Evidence, draw: random
     assert (values, reasons.keys()) == (summary(run)[0], summary(run)[1].keys())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices())
 def test_how_definitions_stand_to_one_another(run: Evidence) -> None:
     if run.n > 1:

@@ -88,6 +88,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_computed_from_checkpoints_of_a_run(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in done.iterdir() if path.is_file()}
     assert main(["metrics", str(done), "--add", ",".join(NAMES), "--json"]) == 0

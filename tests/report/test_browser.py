@@ -11,6 +11,8 @@ from clplat.report.views import VIEWS
 from tests.browser import Seen, opened
 from tests.report.conftest import Maker
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><b>&amp;%{x}"
 
 # What plotly has drawn of each figure that is shown: marks of each trace, not the frames around them.

@@ -33,7 +33,7 @@ def drawn(run: RunData) -> dict[str, Any]:
     return {view.key: view.figure([run]) for view in VIEWS}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(LINES)))
 def test_a_record_that_is_cut_off_anywhere(cut: int) -> None:
     """As a reader sees it while it is written: the whole lines count, the last is no problem."""
@@ -71,7 +71,7 @@ SPOILT = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.fixed_dictionaries(SPOILT), spoilt(FULL), spoilt(REPORT), st.booleans())
 def test_values_of_any_kind(files: dict, results: dict, report: dict, done: bool) -> None:
     """A view draws or says why not, and never fails over what it finds."""

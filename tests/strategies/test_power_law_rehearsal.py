@@ -111,7 +111,7 @@ def test_the_lag_may_count_from_the_last_rehearsal() -> None:
     assert trained[2] != introduced[2]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     total=st.integers(0, 500),
     pairs=st.lists(st.tuples(st.floats(0, 100, allow_subnormal=False), st.integers(0, 200)), min_size=1, max_size=8),
