@@ -53,9 +53,13 @@ def each_strategy() -> list[Any]:
     return [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in strategies()]
 
 
-def small(strategy: str) -> list[str]:
+def small(strategy: str, *, asked_less: bool = False) -> list[str]:
     """Overrides of a run that a strategy can do in a second: three experiences, a small network, dropout, uneven
-    batches (359 samples, or about 140, in batches of 51), accumulation in one epoch's odd last window."""
+    batches (359 samples, or about 140, in batches of 51), accumulation in one epoch's odd last window.
+
+    Args:
+        asked_less: as many samples to learn from, and an eighth of those to be tested on.
+    """
     parts = strategy.split("+")
     needs = {need for part in parts for need in registry.find("strategy", part).info.get("needs", [])}
     scenario = ["scenario=permuted-digits", "scenario.experiences=3"]
@@ -121,13 +125,14 @@ def small(strategy: str) -> list[str]:
         "temporary-forgetting": ["every=5", "until=17"],
         "vcl": ["samples=2", "test_samples=2", "coreset=12", "coreset_epochs=2", "likelihood_epochs=1"],
     }
+    data = ["scenario.test=0.1", "scenario.share=0.222"] if asked_less else ["scenario.test=0.8"]
     own = [f"strategy.{part}.{option}" for part in parts for option in options.get(part, [])]
     own += ["optimizer=sgd"] if "pairwise-layer" in parts else []  # the one it is made for
     return [
         f"strategy={strategy}",
         *backbone,
         *scenario,
-        *([] if needs & {"tokens", "steps"} else ["scenario.test=0.8"]),
+        *([] if needs & {"tokens", "steps"} else data),
         *own,
         "trainer.max_epochs=2",
         "trainer.batch_size=51",
@@ -139,12 +144,6 @@ def small(strategy: str) -> list[str]:
         "eval.every=5",
         "optimizer.lr=0.01",
     ]
-
-
-def asked_less(overrides: list[str]) -> list[str]:
-    """The same run with as many samples to learn from and an eighth of those to be tested on."""
-    fewer = {"scenario.test=0.8": ["scenario.test=0.1", "scenario.share=0.222"]}
-    return [new for override in overrides for new in fewer.get(override, [override])]
 
 
 def built(strategy: str, *overrides: str) -> Built:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +13,10 @@ settings.load_profile("machines differ")
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "offline")
 
-HERE = Path(__file__).parent
 # Minutes each. A worker takes a file whole, so one of them that begins late ends alone.
 LONG = [
-    "backbones/test_contract.py", "test_elsewhere.py", "test_resume.py", "backbones/test_fit.py", "sweep/test_sweep.py",
-    "test_ranks.py",
+    "tests/backbones/test_contract.py", "tests/test_elsewhere.py", "tests/test_resume.py",
+    "tests/backbones/test_fit.py", "tests/sweep/test_sweep.py", "tests/test_ranks.py",
 ]  # fmt: skip
 
 
@@ -26,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of servers first, since they mostly wait and others run meanwhile; then the long files, then the others."""
 
     def place(item: pytest.Item) -> tuple[bool, int]:
-        file = item.path.relative_to(HERE).as_posix() if item.path.is_relative_to(HERE) else ""
-        return not file.startswith("integration/"), LONG.index(file) if file in LONG else len(LONG)
+        file = item.nodeid.partition("::")[0]
+        return not file.startswith("tests/integration/"), LONG.index(file) if file in LONG else len(LONG)
 
     items.sort(key=place)

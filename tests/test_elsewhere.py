@@ -18,7 +18,7 @@ from clplat.metrics.probes import base
 from clplat.ranks import Ranks
 from clplat.tracking.record import Record
 from tests import cases
-from tests.backbones.helpers import D, assert_close, each_entry, flags, inputs
+from tests.backbones.helpers import NONE_AND_BOTH, D, assert_close, each_entry, flags, inputs
 from tests.backbones.helpers import build as network_of
 from tests.elsewhere import DEVICE, Elsewhere, elsewhere, moved
 
@@ -58,7 +58,7 @@ def test_that_device_finds_what_is_left_behind() -> None:
 
 
 @pytest.mark.parametrize("entry", each_entry())
-@pytest.mark.parametrize("kind", ["plain", "reset+mask"])
+@pytest.mark.parametrize("kind", NONE_AND_BOTH)
 def test_a_backbone_is_the_same_there(entry: Any, kind: str) -> None:
     found = []
     for place in (torch.clone, moved):
@@ -84,7 +84,7 @@ def test_a_strategy_is_the_same_there(strategy: str) -> None:
     short = ["scenario.experiences=2", "trainer.max_epochs=1", "eval.every=0"]
     if "ewc" in strategy.split("+"):
         short += ["strategy.ewc.samples=20"]
-    assert_same_there([*cases.asked_less(cases.small(strategy)), *short, "trainer.precision=64"])
+    assert_same_there([*cases.small(strategy, asked_less=True), *short, "trainer.precision=64"])
 
 
 TOKENS = [

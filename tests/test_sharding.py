@@ -16,7 +16,7 @@ NETWORK = ["backbone=transformer", "backbone.dim=8", "backbone.layers=2", "backb
 
 
 def settings(strategy: str, sharding: str) -> list[str]:
-    own = [item for item in cases.asked_less(cases.small(strategy)) if not item.startswith("backbone")]
+    own = [item for item in cases.small(strategy, asked_less=True) if not item.startswith("backbone")]
     return [*own, *NETWORK, f"trainer.sharding={sharding}", "trainer.precision=64"]
 
 

@@ -44,6 +44,7 @@ SMALL = {
 
 # What padding and resets a test runs with: (random resets?, random padding?).
 FLAGS = {"plain": (False, False), "reset": (True, False), "mask": (False, True), "reset+mask": (True, True)}
+NONE_AND_BOTH = ("plain", "reset+mask")  # where one of the two alone would show nothing more
 
 LSTM_SIZE, FLASH_SIZE = (
     f"(4*hidden*(layers*({reads} + 2) + input_size + (layers - 1)*hidden))" for reads in ("hidden", "hidden//heads")

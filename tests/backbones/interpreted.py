@@ -12,15 +12,15 @@ import json
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from clplat.backbones.ops.backend import Library, fla_ops
-from clplat.backbones.ops.channel_decay import channel_decay_loop
-from clplat.backbones.ops.delta_rule import delta_rule_loop, unit
-from clplat.backbones.ops.scalar_decay import scalar_decay_loop
+from clplat.backbones.base import reference_form
+from clplat.backbones.ops import backend
+from clplat.backbones.ops.delta_rule import unit
 
 Given = dict[str, Tensor]
 B, H, T, K, V = 2, 2, 70, 32, 16  # a chunk of 64, and a part of one
@@ -40,7 +40,7 @@ def _first_setting(tuner: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _interpretable() -> Any:
     """The library's functions, with what the interpreter cannot do by itself."""
-    ops = fla_ops()
+    ops = backend.fla_ops()
     if ops is None:
         raise SystemExit("fla-core is not installed")
     Autotuner.run = _first_setting
@@ -50,22 +50,20 @@ def _interpretable() -> Any:
     return ops
 
 
-LOOPS: dict[str, tuple[list[str], Callable[[Given], tuple[Tensor, Tensor]]]] = {
-    "chunk_simple_gla": (["g"], lambda x: scalar_decay_loop(x["q"], x["k"], x["v"], x["g"], x["S"])),
-    "chunk_simple_gla without decay": ([], lambda x: scalar_decay_loop(x["q"], x["k"], x["v"], None, x["S"])),
-    "chunk_gla": (["g_K"], lambda x: channel_decay_loop(x["q"], x["k"], x["v"], x["g_K"], x["S"])),
-    "chunk_delta_rule": (["beta"], lambda x: delta_rule_loop(x["q"], x["k"], x["v"], x["beta"], x["S"])),
-    "chunk_gated_delta_rule": (
-        ["beta", "g"],
-        lambda x: delta_rule_loop(x["q"], x["k"], x["v"], x["beta"], x["S"], g_BHT=x["g"]),
-    ),
+# What is called when that kernel is to compute.
+KERNELS: dict[str, Callable[[Given], tuple[Tensor, Tensor]]] = {
+    "chunk_simple_gla": lambda x: backend.scalar_decay(x["q"], x["k"], x["v"], x["g"], x["S"], None, 64),
+    "chunk_simple_gla without decay": lambda x: backend.scalar_decay(x["q"], x["k"], x["v"], None, x["S"], None, 64),
+    "chunk_gla": lambda x: backend.channel_decay(x["q"], x["k"], x["v"], x["g_K"], x["S"], None, 64),
+    "chunk_delta_rule": lambda x: backend.delta_rule(x["q"], x["k"], x["v"], x["b"], None, x["S"], None, 64),
+    "chunk_gated_delta_rule": lambda x: backend.delta_rule(x["q"], x["k"], x["v"], x["b"], x["g"], x["S"], None, 64),
 }
 
 
 def _given() -> Given:
     torch.manual_seed(0)
     q, k, v = (torch.randn(B, H, T, n) for n in (K, K, V))
-    gates = {"g": -torch.rand(B, H, T), "g_K": -torch.rand(B, H, T, K), "beta": torch.rand(B, H, T)}
+    gates = {"g": -torch.rand(B, H, T), "g_K": -torch.rand(B, H, T, K), "b": torch.rand(B, H, T)}
     return {"q": q, "k": unit(k), "v": v, "S": torch.randn(B, H, K, V), **gates}
 
 
@@ -83,16 +81,14 @@ def main() -> None:
     """Compute by both, print."""
     ops = _interpretable()
     far: dict[str, dict[str, float]] = {}
-    for name, (gates, loop) in LOOPS.items():
-        kernel = name.split()[0]
-        # its delta rule refuses 32 bits
-        library = Library(ops, torch.float16 if kernel == "chunk_delta_rule" else torch.float32)
-
-        def fla(x: Given) -> tuple[Tensor, Tensor]:
-            steps = {gate.removesuffix("_K"): x[gate] for gate in gates}  # noqa: B023
-            return library.call(kernel, x["S"], q=x["q"], k=x["k"], v=x["v"], **steps)  # noqa: B023
-
-        expected, found = _computed(loop), _computed(fla)
+    for name, compute in KERNELS.items():
+        with reference_form():
+            expected = _computed(compute)
+        # the library's delta rule refuses 32 bits
+        library = backend.Library(ops, torch.float16 if name == "chunk_delta_rule" else torch.float32)
+        chosen = mock.patch.object(backend, "choose", return_value=library)
+        with chosen, backend.computing("fla", expected["y"], None):
+            found = _computed(compute)
         far[name] = {
             key: float((found[key] - value).abs().max() / value.abs().max()) for key, value in expected.items()
         }

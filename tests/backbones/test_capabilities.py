@@ -10,10 +10,10 @@ from torch.func import functional_call, grad, vmap
 from clplat import registry
 from clplat.backbones.base import reference_form, state_tensors
 
-from .helpers import B, D, T, assert_close, build, each_entry, flags, floats, inputs, options
+from .helpers import NONE_AND_BOTH, B, D, T, assert_close, build, each_entry, flags, floats, inputs, options
 
 entries = pytest.mark.parametrize("entry", each_entry())
-kinds = pytest.mark.parametrize("kind", ["plain", "reset+mask"])
+kinds = pytest.mark.parametrize("kind", NONE_AND_BOTH)
 
 
 def is_tree_of_tensors(state: object) -> bool:

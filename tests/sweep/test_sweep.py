@@ -99,9 +99,7 @@ def test_stopped_and_killed_it_goes_on(place):
     time.sleep(12)
     os.kill(second.pid, signal.SIGKILL)
     second.communicate(timeout=60)
-    whole = clplat(
-        "sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=24", "trainer.checkpoint_every=50", cwd=place
-    )
+    whole = clplat(*words, cwd=place)
     assert whole.returncode == 0, whole.stderr
     alone = clplat(
         "fit", "--strategy", "naive", "--seed", "0", *SMALL[4:-2], "trainer.max_epochs=24", "run.dir=long",

@@ -78,9 +78,9 @@ def choose(backend: Backend, x: Tensor, reset_BT: Tensor | None) -> Library | No
     if backend == "fla":
         require(on_gpu(x), "backend=fla needs a GPU: leave it at auto, or say backend=torch")
         require(reset_BT is None, "backend=fla cannot compute packed sequences: leave it at auto, or say backend=torch")
-        if fla_ops() is None:
-            raise MissingError("backend=fla needs flash-linear-attention: pip install 'clplat[fla]'")
     ops = fla_ops()
+    if ops is None and backend == "fla":
+        raise MissingError("backend=fla needs flash-linear-attention: pip install 'clplat[fla]'")
     return None if ops is None else Library(ops, x.dtype if short else torch.bfloat16)
 
 
