@@ -83,7 +83,7 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"conv": 3, "norm": "rms", "mlp": "swiglu"},
             {
                 "params": "(input_size + 1)*dim + dim"
-                " + layers*(4*dim*(dim + 1) + (conv + 1)*dim + int(ratio*dim)*(3*dim + 2) + 3*dim)",
+                " + layers*(4*dim*(dim + 1) + (conv + 1)*3*dim + int(ratio*dim)*(3*dim + 2) + 3*dim)",
                 "gives": ["prompts"],
             },
         ),
@@ -125,7 +125,17 @@ VARIANTS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"cell": "slstm"}, {}),
     ],
     "gtrxl": [({"stop_gradient": False}, {"stops_gradient": False})],
-    "transformer": [({"window": 4}, {"gives": ["hidden-layers", "prompts"]}), ({"keys_at_once": 2}, {})],
+    "transformer": [
+        ({"window": 4}, {"gives": ["hidden-layers", "prompts"]}),
+        (
+            {"keys_at_once": 2, "conv": 3},
+            {
+                "params": "(input_size + 1)*dim"
+                " + layers*(4*dim*(dim + 1) + (conv + 1)*dim + int(ratio*dim)*(2*dim + 1) + 5*dim) + 2*dim",
+                "gives": ["hidden-layers"],
+            },
+        ),
+    ],
 }
 
 

@@ -12,7 +12,7 @@ from clplat.backbones.base import State
 from clplat.backbones.linear.delta_net import DeltaNet, DeltaRule
 from clplat.backbones.linear.gated_delta_net import GatedDeltaNet, GatedDeltaRule
 from clplat.backbones.linear.gla import ChannelDecay
-from clplat.backbones.linear.memory import Output, Rule
+from clplat.backbones.linear.memory import Normed, Output, Rule
 from clplat.backbones.linear.retnet import Retention
 from clplat.backbones.ops.delta_rule import unit
 from clplat.errors import UsageError
@@ -94,17 +94,19 @@ def test_negative_eigenvalues_count_parity() -> None:
     assert_close(y[:, 0, :, 0], parity.double(), 1e-4)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_output_is_normalised_and_gated(whole: bool) -> None:
+@pytest.mark.parametrize("normed", ["each", "all", "none"])
+def test_output_is_normalised_and_gated(normed: Normed) -> None:
     torch.manual_seed(0)
-    output = Output(8, Retention(H, 4, 6), whole=whole).double()
+    output = Output(8, Retention(H, 4, 6), normed=normed).double()
     x, read = inputs(B, T, 8), inputs(B, H, T, 6)
     y = read.transpose(1, 2)
-    square = y.square().mean((-2, -1) if whole else -1, keepdim=True)
+    over = {"each": (-1,), "all": (-2, -1), "none": ()}[normed]
+    scale = (y.square().mean(over, keepdim=True) + 1e-5).sqrt() if over else 1
     gate = x @ output.gate.weight.T + output.gate.bias
-    expected = output.out((y / (square + 1e-5).sqrt()).flatten(2) * gate * gate.sigmoid())
+    expected = output.out((y / scale).flatten(2) * gate * gate.sigmoid())
     assert_close(output(x, read), expected, 1e-12)
-    assert_close(output(x, 100 * read), expected, 1e-4)
+    if over:
+        assert_close(output(x, 100 * read), expected, 1e-4)
 
 
 def test_convolution_reaches_back_over_its_width_only() -> None:

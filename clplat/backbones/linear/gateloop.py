@@ -73,6 +73,6 @@ class GateLoop(Stack):
     def __init__(self, input_size: int, *, key_size: int = 1, chunk: int = 64, **block: Any) -> None:
         def mixer(dim: int, number: int) -> Memory:
             require(key_size >= 1 and dim % key_size == 0, f"dim {dim} must be a multiple of key_size {key_size}")
-            return Memory(dim, ComplexDecay(dim // key_size, key_size, key_size, chunk), whole=True)
+            return Memory(dim, ComplexDecay(dim // key_size, key_size, key_size, chunk), normed="all")
 
         super().__init__(input_size, mixer, **block)

@@ -89,6 +89,6 @@ class HGRN2(Stack):
         def mixer(dim: int, number: int) -> Memory:
             size = head_width(dim, heads)
             rule = TiedDecay(heads, size, size, chunk, floor=number / layers if floor is None else floor)
-            return Memory(dim, rule, gated=False, whole=True, backend=backend)
+            return Memory(dim, rule, gated=False, normed="all", backend=backend)
 
         super().__init__(input_size, mixer, layers=layers, **block)

@@ -5,59 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clplat.backbones.base import State, in_reference_form, require
-from clplat.backbones.block import Mixer, Stack, join_heads, split_heads
+from clplat.backbones.base import State, in_reference_form
+from clplat.backbones.block import Stack
+from clplat.backbones.linear.memory import Memory, Rule, head_width, padded
 from clplat.backbones.ops.linear_attention import feature, linear_attention_chunk, linear_attention_loop
 
 
-class LinearAttention(Mixer):
-    """Causal linear attention with the feature map elu + 1: (B, T, D) -> (B, T, D).
+class LinearAttention(Rule):
+    """Causal linear attention with the feature map phi(x) = elu(x) + 1 (eq. 7, 16-20)::
 
-    State: ``S`` (B, heads, K, K), the sum of key-value products, and ``z`` (B, heads, K), the sum of keys, with
-    K = D / heads. Both are kept in float32 at least.
+        S_t = S_{t-1} + phi(k) v'        z_t = z_{t-1} + phi(k)
+        y = S_t' phi(q) / (z_t . phi(q))
 
-    Args:
-        dim: D.
-        heads: number of heads; divides D.
-        chunk: steps that are computed at once.
+    State: ``S`` (B, heads, K, V), the sum of key-value products, and ``z`` (B, heads, K), the sum of keys.
     """
 
-    def __init__(self, dim: int, heads: int, chunk: int = 64) -> None:
-        super().__init__()
-        require(heads >= 1 and dim % heads == 0, f"dim {dim} must be a multiple of heads {heads}")
-        require(chunk >= 1, f"chunk must be at least 1, not {chunk}")
-        self.dim, self.heads, self.chunk = dim, heads, chunk
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-
     def forward(
-        self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None
+        self,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTV: Tensor,
+        gates_BTG: Tensor,
+        state: State,
+        reset_BT: Tensor | None,
+        mask_BT: Tensor | None,
     ) -> tuple[Tensor, State]:
-        # running sums over many steps lose digits in 16 bits
-        dtype = torch.promote_types(x_BTD.dtype, torch.float32)
-        q, k, v = (split_heads(part, self.heads).to(dtype) for part in self.qkv(x_BTD).chunk(3, -1))
-        if state is None:
-            state = self.init_state(len(x_BTD), device=x_BTD.device, dtype=dtype)
-        S, z = state["S"].to(dtype), state["z"].to(dtype)
-        with torch.autocast(x_BTD.device.type, enabled=False):
-            q, k = feature(q), feature(k)
-            if mask_BT is not None:
-                k = k.masked_fill(~mask_BT[:, None, :, None], 0)
-            if in_reference_form():
-                y, S, z = linear_attention_loop(q, k, v, S, z, reset_BT)
-            else:
-                y, S, z = linear_attention_chunk(q, k, v, S, z, reset_BT, self.chunk)
-        return self.out(join_heads(y).to(x_BTD.dtype)), {"S": S, "z": z}
+        q, k = feature(q_BHTK), padded(feature(k_BHTK), mask_BT)
+        S, z = state["S"].to(v_BHTV.dtype), state["z"].to(v_BHTV.dtype)
+        if in_reference_form():
+            y, S, z = linear_attention_loop(q, k, v_BHTV, S, z, reset_BT)
+        else:
+            y, S, z = linear_attention_chunk(q, k, v_BHTV, S, z, reset_BT, self.chunk)
+        return y, {"S": S, "z": z}
 
-    def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> State:
-        size = self.dim // self.heads
-        z = torch.zeros((batch, self.heads, size), device=device, dtype=torch.promote_types(dtype, torch.float32))
-        return {"S": z[..., None].repeat(1, 1, 1, size), "z": z}
+    def init_state(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        S = super().init_state(batch, device=device, dtype=dtype)["S"]
+        return {"S": S, "z": S.new_zeros(S.shape[:-1])}
 
-    def state_size(self, T: int) -> int:
-        return self.dim * (self.dim // self.heads + 1)
+    def state_size(self) -> int:
+        return super().state_size() + self.heads * self.key
 
 
 class LinearTransformer(Stack):
@@ -69,7 +57,12 @@ class LinearTransformer(Stack):
     Args:
         heads: attention heads in each block; dim is a multiple of heads.
         chunk: steps that are computed at once; the result is the same for all.
+        conv: width in steps of a causal convolution with SiLU behind the projections; 0 for none, as in the paper.
     """
 
-    def __init__(self, input_size: int, *, heads: int = 4, chunk: int = 64, **block: Any) -> None:
-        super().__init__(input_size, lambda dim, number: LinearAttention(dim, heads, chunk), **block)
+    def __init__(self, input_size: int, *, heads: int = 4, chunk: int = 64, conv: int = 0, **block: Any) -> None:
+        def mixer(dim: int, number: int) -> Memory:
+            size = head_width(dim, heads)
+            return Memory(dim, LinearAttention(heads, size, size, chunk), conv=conv, gated=False, normed="none")
+
+        super().__init__(input_size, mixer, **block)

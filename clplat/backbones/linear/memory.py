@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +75,9 @@ def padded(x_BHTn: Tensor, mask_BT: Tensor | None, value: float = 0.0) -> Tensor
     return x_BHTn if mask_BT is None else x_BHTn.masked_fill(~mask_BT[:, None, :, None], value)
 
 
+Normed = Literal["each", "all", "none"]
+
+
 class Output(nn.Module):
     """What the heads have read, together: (B, H, T, V) -> (B, T, D), by the input x of the layer::
 
@@ -82,20 +87,21 @@ class Output(nn.Module):
         dim: D.
         rule: gives the heads and V.
         gated: the output has a gate.
-        whole: the norm is over all heads together, not over each.
+        normed: the norm is over each head, over all together, or left out.
     """
 
-    def __init__(self, dim: int, rule: Rule, *, gated: bool = True, whole: bool = False) -> None:
+    def __init__(self, dim: int, rule: Rule, *, gated: bool = True, normed: Normed = "each") -> None:
         super().__init__()
         wide = rule.heads * rule.value
-        self.whole = whole
-        self.norm = nn.RMSNorm(wide if whole else rule.value, eps=1e-5)  # a step may read zeros
+        self.normed = normed
+        size = {"each": rule.value, "all": wide}.get(normed)
+        self.norm = nn.RMSNorm(size, eps=1e-5) if size else nn.Identity()  # eps: a step may read zeros
         self.gate = nn.Linear(dim, wide) if gated else None
         self.out = nn.Linear(wide, dim)
 
     def forward(self, x_BTD: Tensor, y_BHTV: Tensor) -> Tensor:
-        y_BTHV = y_BHTV.transpose(1, 2).to(self.norm.weight.dtype)
-        y_BTE = self.norm(y_BTHV.flatten(2)) if self.whole else self.norm(y_BTHV).flatten(2)
+        y_BTHV = y_BHTV.transpose(1, 2).to(self.out.weight.dtype)
+        y_BTE = self.norm(y_BTHV).flatten(2) if self.normed == "each" else self.norm(y_BTHV.flatten(2))
         y_BTE = y_BTE.to(x_BTD.dtype)
         if self.gate is not None:
             y_BTE = y_BTE * F.silu(self.gate(x_BTD))
@@ -165,7 +171,7 @@ class Memory(Mixer):
         dim: D.
         rule: what is done with q, k and v.
         conv: width in steps of a causal depthwise convolution with SiLU behind the projections; 0 for none.
-        gated, whole: of the :class:`Output`.
+        gated, normed: of the :class:`Output`.
         backend: whose kernels compute, see :func:`computing`.
     """
 
@@ -176,14 +182,14 @@ class Memory(Mixer):
         *,
         conv: int = 0,
         gated: bool = True,
-        whole: bool = False,
+        normed: Normed = "each",
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.qkv = nn.Linear(dim, rule.heads * (2 * rule.key + rule.value))
         self.gates = rule.make_gates(dim)
         self.heads = Heads(rule, conv, backend)
-        self.output = Output(dim, rule, gated=gated, whole=whole)
+        self.output = Output(dim, rule, gated=gated, normed=normed)
 
     def forward(
         self, x_BTD: Tensor, state: State = None, *, reset_BT: Tensor | None = None, mask_BT: Tensor | None = None

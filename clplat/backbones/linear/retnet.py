@@ -65,6 +65,7 @@ class RetNet(Stack):
         heads: retention heads in each block; dim is an even multiple of heads.
         expand: width of the values in units of dim.
         chunk: steps that are computed at once; the result is the same for all.
+        conv: width in steps of a causal convolution with SiLU behind the projections; 0 for none, as in the paper.
         backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
@@ -75,12 +76,13 @@ class RetNet(Stack):
         heads: int = 4,
         expand: float = 2.0,
         chunk: int = 64,
+        conv: int = 0,
         backend: Backend = "auto",
         **block: Any,
     ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             key, value = head_width(dim, heads), head_width(dim, heads, expand)
             require(key % 2 == 0, f"dim {dim} must be an even multiple of heads {heads}")
-            return Memory(dim, Retention(heads, key, value, chunk), backend=backend)
+            return Memory(dim, Retention(heads, key, value, chunk), conv=conv, backend=backend)
 
         super().__init__(input_size, mixer, **block)
