@@ -24,7 +24,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "clplat.worker", "clplat.lightning", "clplat.cli.app", "clplat.cli.fit", "tests.harness", "sklearn.datasets",
-        "tests.frozen",
+        "tests.warm", "tests.frozen",
     ]
 )  # fmt: skip
 
