@@ -53,12 +53,12 @@ def each_strategy() -> list[Any]:
     return [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in strategies()]
 
 
-def small(strategy: str, *, asked_less: bool = False) -> list[str]:
+def small(strategy: str, *, brief: bool = False) -> list[str]:
     """Overrides of a run that a strategy can do in a second: three experiences, a small network, dropout, uneven
     batches (359 samples, or about 140, in batches of 51), accumulation in one epoch's odd last window.
 
     Args:
-        asked_less: as many samples to learn from, and an eighth of those to be tested on.
+        brief: an eighth of the samples to be tested on, as many to learn from; two experiences where it is not in CORE.
     """
     parts = strategy.split("+")
     needs = {need for part in parts for need in registry.find("strategy", part).info.get("needs", [])}
@@ -125,7 +125,7 @@ def small(strategy: str, *, asked_less: bool = False) -> list[str]:
         "temporary-forgetting": ["every=5", "until=17"],
         "vcl": ["samples=2", "test_samples=2", "coreset=12", "coreset_epochs=2", "likelihood_epochs=1"],
     }
-    data = ["scenario.test=0.1", "scenario.share=0.222"] if asked_less else ["scenario.test=0.8"]
+    data = ["scenario.test=0.1", "scenario.share=0.222"] if brief else ["scenario.test=0.8"]
     own = [f"strategy.{part}.{option}" for part in parts for option in options.get(part, [])]
     own += ["optimizer=sgd"] if "pairwise-layer" in parts else []  # the one it is made for
     return [
@@ -133,6 +133,7 @@ def small(strategy: str, *, asked_less: bool = False) -> list[str]:
         *backbone,
         *scenario,
         *([] if needs & {"tokens", "steps"} else data),
+        *(["scenario.experiences=2"] if brief and strategy not in CORE else []),
         *own,
         "trainer.max_epochs=2",
         "trainer.batch_size=51",
@@ -146,11 +147,12 @@ def small(strategy: str, *, asked_less: bool = False) -> list[str]:
     ]
 
 
-def built(strategy: str, *overrides: str) -> Built:
-    """The parts of a small run, in this process; another backbone comes without the small one's options."""
+def built(strategy: str, *overrides: str, brief: bool = False) -> Built:
+    """The parts of a small run, in this process, which is asked at ends of experiences alone; another backbone comes
+    without the small one's options."""
     other = any(override.startswith("backbone=") for override in overrides)
-    own = [override for override in small(strategy) if not (other and override.startswith("backbone"))]
-    return build(compose([*own, "trainer.accelerator=cpu", *overrides]), Ranks())
+    own = [override for override in small(strategy, brief=brief) if not (other and override.startswith("backbone"))]
+    return build(compose([*own, "trainer.accelerator=cpu", "eval.every=0", *overrides]), Ranks())
 
 
 def run(one: Built) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_a_strategy_is_the_same_there(strategy: str) -> None:
     short = ["scenario.experiences=2", "trainer.max_epochs=1", "eval.every=0"]
     if "ewc" in strategy.split("+"):
         short += ["strategy.ewc.samples=20"]
-    assert_same_there([*cases.small(strategy, asked_less=True), *short, "trainer.precision=64"])
+    assert_same_there([*cases.small(strategy, brief=True), *short, "trainer.precision=64"])
 
 
 TOKENS = [

@@ -13,7 +13,7 @@ from tests import cases, harness
 
 @pytest.mark.parametrize("strategy", cases.each_strategy())
 def test_several_ranks_end_where_one_ends(strategy: str, tmp_path: Path) -> None:
-    overrides = [*cases.small(strategy, asked_less=True), "trainer.precision=64"]
+    overrides = [*cases.small(strategy, brief=True), "trainer.precision=64"]
     single = harness.make(tmp_path / "1", overrides)
     outcome = harness.run(single)
     assert outcome.codes == [0], outcome.output
@@ -55,7 +55,7 @@ def test_the_small_cases_do_have_empty_slices(tmp_path: Path) -> None:
     from clplat.config import compose
     from clplat.ranks import Ranks
 
-    built = build(compose([*cases.small("naive", asked_less=True), "trainer.accelerator=cpu"]), Ranks())
+    built = build(compose([*cases.small("naive", brief=True), "trainer.accelerator=cpu"]), Ranks())
     n = len(built.scenario.train_stream[0].dataset)
     last = n % 51
     assert 0 < last < 3

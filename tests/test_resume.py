@@ -17,7 +17,7 @@ THOROUGH = ("ewc+er", *cases.TEST_ONLY)
 
 @pytest.mark.parametrize("strategy", cases.each_strategy())
 def test_killed_anywhere_ends_bit_identical(strategy: str, tmp_path: Path) -> None:
-    whole = harness.make(tmp_path / "whole", cases.small(strategy))
+    whole = harness.make(tmp_path / "whole", cases.small(strategy, brief=True))
     outcome = harness.run(whole)
     assert outcome.codes == [0], outcome.output
     expected, lines = harness.results(whole), (whole / "metrics.jsonl").read_bytes()
@@ -26,7 +26,7 @@ def test_killed_anywhere_ends_bit_identical(strategy: str, tmp_path: Path) -> No
     points = sorted(outcome.points.items())
     # One that is drawn for each of many strategies; scripts/soak tries as many as one likes.
     for point, times in points if strategy in THOROUGH else [draw.choice(points)]:
-        killed = harness.make(tmp_path / "killed", cases.small(strategy))
+        killed = harness.make(tmp_path / "killed", cases.small(strategy, brief=True))
         assert harness.run(killed, kill_at=(point, draw.randint(1, times))).codes == [harness.KILLED]
         # A second kill while it goes on; it may come too late to happen.
         again = harness.run(killed, kill_at=("step", draw.randint(1, 9))).codes

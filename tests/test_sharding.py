@@ -16,7 +16,7 @@ NETWORK = ["backbone=transformer", "backbone.dim=8", "backbone.layers=2", "backb
 
 
 def settings(strategy: str, sharding: str) -> list[str]:
-    own = [item for item in cases.small(strategy, asked_less=True) if not item.startswith("backbone")]
+    own = [item for item in cases.small(strategy, brief=True) if not item.startswith("backbone")]
     return [*own, *NETWORK, f"trainer.sharding={sharding}", "trainer.precision=64"]
 
 

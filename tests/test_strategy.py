@@ -101,7 +101,7 @@ def test_terms_of_a_combination_carry_names_and_add() -> None:
 
 @pytest.mark.parametrize("strategy", cases.each_strategy())
 def test_state_survives_a_safe_load_whatever_its_shape(strategy: str) -> None:
-    one, other = built(strategy), built(strategy)
+    one, other = built(strategy, brief=True), built(strategy, brief=True)
     run(one)
     buffer = io.BytesIO()
     torch.save(one.learner.state_dict(), buffer)
@@ -118,7 +118,7 @@ def test_state_survives_a_safe_load_whatever_its_shape(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", cases.each_strategy())
 def test_the_seed_alone_decides_the_end_and_dispatch_does_not_matter(strategy: str) -> None:
-    ends = [run(built(strategy, *more))["weights_sha256"] for more in (
+    ends = [run(built(strategy, *more, brief=True))["weights_sha256"] for more in (
         ("seed=5",), ("seed=5", "trainer.dispatch=1"), ("seed=5", "trainer.dispatch=64"), ("seed=6",)
     )]  # fmt: skip
     assert ends[0] == ends[1] == ends[2] != ends[3]

@@ -77,32 +77,36 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(place):
 
 
 def test_stopped_and_killed_it_goes_on(place):
-    words = ["sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=24", "trainer.checkpoint_every=50"]
+    words = ["sweep", "--name", "stopped", *SMALL, "trainer.max_epochs=8", "trainer.checkpoint_every=20"]
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(command(*words), cwd=place, env=surroundings(), stderr=subprocess.PIPE, text=True)
 
-    def wait_for_steps(process: subprocess.Popen[str]) -> None:
+    def checkpoints() -> set[Path]:
+        return set((place / "runs/stopped").glob("*/checkpoints/*"))
+
+    def wait_for_steps(process: subprocess.Popen[str], known: set[Path]) -> None:
         deadline = time.monotonic() + 120
-        while not list((place / "runs/stopped").glob("*/checkpoints/*")):
+        while not checkpoints() - known:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
     first = start()
-    wait_for_steps(first)
+    wait_for_steps(first, set())
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
     assert "the same command goes on" in said
+    known = checkpoints()
     second = start()
-    time.sleep(12)
+    wait_for_steps(second, known)
     os.kill(second.pid, signal.SIGKILL)
     second.communicate(timeout=60)
     whole = clplat(*words, cwd=place)
     assert whole.returncode == 0, whole.stderr
     alone = clplat(
-        "fit", "--strategy", "naive", "--seed", "0", *SMALL[4:-2], "trainer.max_epochs=24", "run.dir=long",
+        "fit", "--strategy", "naive", "--seed", "0", *SMALL[4:-2], "trainer.max_epochs=8", "run.dir=long",
         "trainer.threads=1", cwd=place,
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr
