@@ -96,10 +96,12 @@ class OGD(Projecting):
 
 def orthonormal(basis_KP: Tensor, new_NP: Tensor) -> Tensor:
     """The basis and what the new vectors add to its span; each is made orthogonal twice, since once loses digits."""
-    for v_P in new_NP:
-        rest_P = v_P
+    rests_NP, added_NP, n = new_NP, torch.empty_like(new_NP), 0
+    for _ in range(2):
+        rests_NP = rests_NP - (rests_NP @ basis_KP.T) @ basis_KP
+    for v_P, rest_P in zip(new_NP, rests_NP, strict=True):
         for _ in range(2):
-            rest_P = rest_P - (basis_KP @ rest_P) @ basis_KP
+            rest_P = rest_P - (added_NP[:n] @ rest_P) @ added_NP[:n]
         if rest_P.norm() > DEPENDENT * v_P.norm():
-            basis_KP = torch.cat([basis_KP, (rest_P / rest_P.norm())[None]])
-    return basis_KP
+            added_NP[n], n = rest_P / rest_P.norm(), n + 1
+    return torch.cat([basis_KP, added_NP[:n]])

@@ -107,7 +107,7 @@ def run_sizes(*options: str) -> list[list[int]]:
 @pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = [
-        "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",
+        "trainer.max_epochs=10", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",
         "backbone.hidden=128", "optimizer.lr=0.003", "scenario.test=0.5",
     ]  # fmt: skip
     naive = run(built("naive", *options))["summary"]

@@ -77,7 +77,7 @@ def test_a_layer_never_gets_more_rows_than_it_has_inputs() -> None:
 @pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = [
-        "trainer.max_epochs=20", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",
+        "trainer.max_epochs=10", "trainer.accumulate=1", "trainer.clip=null", "backbone.dropout=0",
         "backbone.hidden=128", "optimizer.lr=0.003", "scenario.test=0.5",
     ]  # fmt: skip
     naive = run(built("naive", *options))["summary"]

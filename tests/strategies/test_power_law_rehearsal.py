@@ -180,7 +180,7 @@ def test_without_rehearsal_it_is_naive() -> None:
 def test_power_law_rehearsal_beats_naive_and_rehearsing_the_last_task_alone() -> None:
     """The seed's check: 5 permuted digit tasks, an MLP, a budget of a fifth."""
     options = ["scenario.experiences=5", "scenario.test=0.2", "backbone.hidden=100", "backbone.dropout=0"]
-    options += ["trainer.accumulate=1", "trainer.batch_size=32", "trainer.max_epochs=5", "optimizer.lr=0.003"]
+    options += ["trainer.accumulate=1", "trainer.batch_size=32", "trainer.max_epochs=3", "optimizer.lr=0.005"]
     ours = ["strategy.budget=0.2", "strategy.offset=10", "strategy.exponent=5.6"]
     last = [*ours, "strategy.environment=exponential", "strategy.decay=0.01"]
     naive, power, recent = (
