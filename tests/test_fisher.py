@@ -563,7 +563,7 @@ def test_single_precision_stays_on_hooks():
     close(found, naive_fisher(module, module, parameters, batches, kind="exact", n_total=1), 1e-4)
 
 
-SMALL = {"hidden": 8, "dim": 8, "heads": 2, "layers": 2}
+SMALL = {"hidden": 8, "dim": 8, "heads": 2, "layers": 2, "memory": 4}
 
 
 @pytest.mark.parametrize("name", each_name())
