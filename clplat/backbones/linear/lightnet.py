@@ -71,22 +71,14 @@ class LightNet(Stack):
     Args:
         heads: in each block; dim is a multiple of heads.
         chunk: steps that are computed at once; the result is the same for all.
-        conv: width in steps of a causal convolution with SiLU behind the projections; 0 for none, as in the paper.
         backend: whose kernels compute: torch: ours; fla: flash-linear-attention's; auto: those where they can.
     """
 
     def __init__(
-        self,
-        input_size: int,
-        *,
-        heads: int = 4,
-        chunk: int = 64,
-        conv: int = 0,
-        backend: Backend = "auto",
-        **block: Any,
+        self, input_size: int, *, heads: int = 4, chunk: int = 64, backend: Backend = "auto", **block: Any
     ) -> None:
         def mixer(dim: int, number: int) -> Memory:
             size = head_width(dim, heads)
-            return Memory(dim, Additive(heads, size, size, chunk), conv=conv, normed="all", backend=backend)
+            return Memory(dim, Additive(heads, size, size, chunk), normed="all", backend=backend)
 
         super().__init__(input_size, mixer, **block)
