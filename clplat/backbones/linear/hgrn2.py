@@ -62,7 +62,7 @@ class HGRN2(Stack):
     it stands by itself. A gate is kept 1e-7 away from forgetting all.
 
     A layer whose gates start near 1/2 forgets a pair within a few steps, and learns slowly that it need not: of eight
-    pairs two layers recall 0.12 in the steps in which they recall 0.99 from ``floor=0.9`` (docs/backbones.md).
+    pairs two layers recall 0.12 in the steps in which they recall 0.98 from ``floor=0.9`` (docs/backbones.md).
 
     Args:
         heads: in each block; dim is a multiple of heads, and dim / heads the factor by which the state is expanded.
