@@ -38,7 +38,6 @@ CORE = (
     "lwf",
     "naive",
     "packnet",
-    "tests.probes:TwoPhase",
 )
 TEST_ONLY = ("tests.probes:TwoPhase",)  # named as users name a class of their own
 
