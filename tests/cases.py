@@ -38,6 +38,7 @@ CORE = (
     "lwf",
     "naive",
     "packnet",
+    "tests.probes:TwoPhase",
 )
 TEST_ONLY = ("tests.probes:TwoPhase",)  # named as users name a class of their own
 

@@ -91,7 +91,6 @@ LEARNERS: dict[str, tuple[type[Backbone], dict[str, Any]]] = {
 TINY: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 1}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_cue_of_two_segments_ago_is_recalled(name: str) -> None:
     kind, options = LEARNERS[name]

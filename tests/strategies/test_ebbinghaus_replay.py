@@ -111,7 +111,6 @@ def test_samples_of_every_experience_get_in_and_old_ones_stay_when_recalled() ->
     assert shares[2][2] > 0
 
 
-@pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = ["scenario.experiences=4", "scenario.test=0.2", "backbone.hidden=64", "backbone.dropout=0"]
     options += ["trainer.accumulate=1", "trainer.batch_size=10", "trainer.max_epochs=1", "trainer.clip=null"]

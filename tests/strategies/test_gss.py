@@ -145,7 +145,6 @@ def _make_uneven(one: Any) -> None:
     )
 
 
-@pytest.mark.slow
 def test_forgets_less_than_naive() -> None:
     options = ["scenario.experiences=3", "scenario.test=0.2", "backbone.hidden=32", "backbone.dropout=0"]
     options += ["trainer.accumulate=1", "trainer.batch_size=20", "trainer.max_epochs=1", "trainer.clip=null"]

@@ -134,7 +134,6 @@ def test_a_recurrent_unit_whose_rows_are_zero_puts_out_zero(backbone: str) -> No
     assert bool((state["hidden"][:, 0, [0, 1, 2, 4]] != 0).all())
 
 
-@pytest.mark.slow
 def test_forgets_next_to_nothing_and_learns() -> None:
     options = ["scenario.experiences=5", "trainer.max_epochs=30", "trainer.accumulate=1", "trainer.clip=null",
                "scenario.test=0.5", "backbone.dropout=0", "backbone.hidden=64", "eval.every=0"]  # fmt: skip

@@ -81,7 +81,6 @@ def test_nothing_is_decided_before_the_memory_is_full() -> None:
     assert len(set(factors)) > 5
 
 
-@pytest.mark.slow
 def test_the_control_moves_half_of_the_time_by_the_true_class() -> None:
     one = built("homeostatic-lr", *PLAIN, "strategy.mode=random", "strategy.step=0.01", "trainer.max_epochs=10")
     factors, asked = _trace(one)

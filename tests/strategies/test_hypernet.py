@@ -132,7 +132,6 @@ def test_a_batch_of_several_tasks_is_each_task_by_itself() -> None:
         torch.testing.assert_close(together[rows], learner(x[rows], task[rows]), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.slow
 def test_keeps_tasks_that_naive_forgets() -> None:
     options = [
         "scenario=split-digits", "scenario.setting=task", "scenario.experiences=5", "trainer.max_epochs=20",

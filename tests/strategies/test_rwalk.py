@@ -81,7 +81,6 @@ def test_scaling_is_over_all_parameters_together() -> None:
     assert float(scaled({"a": torch.full((3,), 2.0)})["a"].abs().max()) == 0
 
 
-@pytest.mark.slow
 def test_with_no_strength_is_naive_and_with_strength_forgets_less() -> None:
     options = ["trainer.max_epochs=12", "trainer.accumulate=1", "backbone.dropout=0", "backbone.hidden=64"]
     naive = run(built("naive", *options))

@@ -65,7 +65,6 @@ def test_lags_are_counted_as_one_counts_them() -> None:
     np.testing.assert_allclose(found, [0, 0.25, 0.25, 0.25, 0.25])
 
 
-@pytest.mark.slow
 def test_an_ideal_induction_head_is_the_model_without_drift_in_encoding() -> None:
     profile = np.zeros(11)
     profile[6] = 0.7

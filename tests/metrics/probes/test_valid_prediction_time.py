@@ -38,7 +38,6 @@ def through(learner, scenario: Lorenz96, error: float):
     return learner
 
 
-@pytest.mark.slow
 def test_a_solver_forecasts_to_the_end_and_a_small_error_grows_with_the_lyapunov_exponent() -> None:
     scenario = Lorenz96(0, experiences=1, length=90, samples=40, test_samples=40)
     found = {}
