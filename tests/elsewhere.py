@@ -92,10 +92,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if stays and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"{func} elsewhere with a generator of the CPU")
     own = kwargs if device is None else kwargs | {"device": torch.device("cpu")}
-    found = func(*_here(args), **{name: _here(value) for name, value in own.items()})
+    found = func(*_each(_here, args), **{name: _each(_here, value) for name, value in own.items()})
     if not stays:
         return found.clone() if isinstance(found, Tensor) else found
-    return return_and_correct_aliasing(func, args, kwargs, _there(found))
+    return return_and_correct_aliasing(func, args, kwargs, _each(_there, found))
 
 
 # What torch has for this (pytree) knows any container, and takes most of the time of these tests.
@@ -110,15 +110,18 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _here(value: Any) -> Any:
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists and tuples, of what has been changed."""
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_here, value))
+        return type(value)([_each(change, part) for part in value])
+    return change(value)
+
+
+def _here(value: Any) -> Any:
     return value.held if isinstance(value, Elsewhere) else value
 
 
 def _there(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_there, value))
     return Elsewhere(value) if isinstance(value, Tensor) else value
 
 

@@ -17,7 +17,7 @@ NETWORK = ["backbone=transformer", "backbone.dim=8", "backbone.layers=2", "backb
 
 def settings(strategy: str, sharding: str) -> list[str]:
     own = [item for item in cases.small(strategy, brief=True) if not item.startswith("backbone")]
-    return [*own, *NETWORK, f"trainer.sharding={sharding}", "trainer.precision=64"]
+    return [*own, *NETWORK, "scenario.experiences=3", f"trainer.sharding={sharding}", "trainer.precision=64"]
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_rank_holds_a_piece_only(tmp_path: Path) -> None:
     outcome = harness.run(harness.make(tmp_path / "run", settings("tests.probes:Weigh", "fsdp")), world=2)
     assert outcome.codes == [0, 0], outcome.output
     held = [json.loads(line)["held"] for line in outcome.output.splitlines() if line.startswith('{"held"')]
-    assert len(held) == 4  # two ranks, two experiences
+    assert len(held) == 6  # two ranks, three experiences
     for here, everywhere in held:
         assert here < 0.6 * everywhere  # a half, and what is not divisible
 
